@@ -25,8 +25,8 @@ kube_version="$(awk '$1=="k8s.io/kubernetes" && $2 ~ /^v/ {print $2} $2=="k8s.io
 minor="$(cut -d. -f2 <<<"$kube_version")"
 stamp="$dir/.version"
 unreachable="$dir/.download-unreachable"
-# A change of versions or of this script makes what lies there stale.
-want="$kube_version $(cat "$here/go.mod" "$here/go.sum" "$here/ensure.sh" "$here/etcd/main.go" | cksum | cut -d' ' -f1) $(go env GOOS)/$(go env GOARCH)"
+# A change of versions makes what lies there stale.
+want="$kube_version $(cat "$here/go.mod" "$here/go.sum" "$here/etcd/main.go" | cksum | cut -d' ' -f1) $(go env GOOS)/$(go env GOARCH)"
 
 say() { printf 'envtest: %s\n' "$*" >&2; }
 
@@ -45,9 +45,13 @@ with_heartbeat() {
   local what=$1 usual=$2 began=$SECONDS beat rc=0
   shift 2
   say "$what: started; takes about $usual s on two cores with a cold build cache, seconds with a warm one"
-  (while sleep 20; do say "$what: $((SECONDS - began)) s of about $usual s"; done) &
+  # Its own sleep dies with it, and it must not hold the lock (descriptor 9) any longer than we do.
+  (
+    trap 'kill "${nap:-}" 2>/dev/null; exit 0' TERM
+    while sleep 20 & nap=$!; wait "$nap"; do say "$what: $((SECONDS - began)) s of about $usual s"; done
+  ) 9>&- &
   beat=$!
-  "$@" || rc=$?
+  "$@" 9>&- || rc=$?
   kill "$beat" 2>/dev/null || true
   wait "$beat" 2>/dev/null || true
   [ "$rc" -eq 0 ] && say "$what: done in $((SECONDS - began)) s"
