@@ -1,0 +1,228 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rocketmq
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/apache/rocketmq-client-go/v2/primitive"
+	"github.com/apache/rocketmq-client-go/v2/producer"
+)
+
+var shared = NewShared(Options{})
+
+func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+
+func testContext(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// send stores one message with the real client library and returns its error.
+func send(ctx context.Context, c *Cluster, topic string, as Credentials) error {
+	p, err := producer.NewDefaultProducer(
+		producer.WithNameServer(c.NameServers()), producer.WithRetry(0),
+		producer.WithGroupName("g"+topic), producer.WithInstanceName(topic+time.Now().Format("150405.000000")),
+		producer.WithCredentials(primitive.Credentials{AccessKey: as.AccessKey, SecretKey: as.SecretKey}))
+	if err != nil {
+		return err
+	}
+	if err := p.Start(); err != nil {
+		return err
+	}
+	result, err := p.SendSync(ctx, primitive.NewMessage(topic, []byte("hello")))
+	if err == nil && result.Status != primitive.SendOK {
+		err = errors.New(result.String())
+	}
+	return errors.Join(err, p.Shutdown())
+}
+
+func alive(pid int) bool { return pid != 0 && syscall.Kill(pid, 0) == nil }
+
+func TestBrokerSurvivesKillOnTheSamePortsWithItsMessages(t *testing.T) {
+	c, ctx := shared.Cluster(t), testContext(t)
+	must(t, c.CreateTopic(ctx, "survives", 4, map[string]string{"message.type": "NORMAL"}))
+	must(t, send(ctx, c, "survives", Credentials{}))
+
+	addr, pid := c.BrokerAddr(), c.BrokerPID()
+	must(t, c.KillBroker())
+	if alive(pid) || c.BrokerPID() != 0 {
+		t.Fatalf("broker %d lives after KillBroker", pid)
+	}
+	must(t, c.KillBroker()) // nothing to do, no error
+	must(t, c.StartBroker(ctx))
+	if c.BrokerAddr() != addr {
+		t.Errorf("the broker came back at %s, was %s", c.BrokerAddr(), addr)
+	}
+	must(t, send(ctx, c, "survives", Credentials{}))
+	out, err := c.Admin(ctx, "topicStatus", "-t", "survives")
+	must(t, err)
+	if got := sumOfMaxOffsets(out); got != 2 {
+		t.Errorf("the topic holds %d messages after the kill, want 2:\n%s", got, out)
+	}
+}
+
+// sumOfMaxOffsets adds the fourth column of mqadmin's topicStatus.
+func sumOfMaxOffsets(out string) int {
+	sum := 0
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) >= 4 && f[0] == brokerName {
+			for _, digit := range []byte(f[3]) {
+				sum += int(digit - '0') // one message per queue at most
+			}
+		}
+	}
+	return sum
+}
+
+func TestProgressIsEmptyForAGroupThatNeverConsumed(t *testing.T) {
+	c, ctx := shared.Cluster(t), testContext(t)
+	must(t, c.CreateGroup(ctx, Group{Name: "silent"}))
+	progress, err := c.ConsumerProgress(ctx, "silent")
+	must(t, err)
+	if len(progress) != 0 {
+		t.Errorf("got %+v, want nothing", progress)
+	}
+	for _, list := range []func(context.Context, string) ([]Connection, error){c.ConsumerConnections, c.ProducerConnections} {
+		connections, err := list(ctx, "silent")
+		must(t, err)
+		if len(connections) != 0 {
+			t.Errorf("got %+v, want nobody", connections)
+		}
+	}
+	must(t, c.DeleteGroup(ctx, "silent"))
+}
+
+func TestDeletedTopicIsUnknown(t *testing.T) {
+	c, ctx := shared.Cluster(t), testContext(t)
+	must(t, c.CreateTopic(ctx, "short-lived", 1, nil))
+	must(t, c.DeleteTopic(ctx, "short-lived"))
+	if err := send(ctx, c, "short-lived", Credentials{}); err == nil {
+		t.Error("a message was taken for a deleted topic")
+	}
+}
+
+func TestPausedBrokerAnswersAgainAfterResume(t *testing.T) {
+	c, ctx := shared.Cluster(t), testContext(t)
+	must(t, c.PauseBroker())
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := c.brokerAnswers(short); !isTimeout(err) {
+		t.Errorf("a paused broker gave %v, want a time-out", err)
+	}
+	must(t, c.ResumeBroker())
+	must(t, c.brokerAnswers(ctx))
+}
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func TestBrokerRegistersAgainAfterTheNameServerCameBack(t *testing.T) {
+	c, ctx := shared.Cluster(t), testContext(t)
+	must(t, c.StopNameServer())
+	if err := c.nameServerAnswers(ctx); err == nil {
+		t.Error("the name server answers after StopNameServer")
+	}
+	must(t, c.StartNameServer(ctx))
+	must(t, c.brokerRegistered(ctx))
+}
+
+func TestStopBrokerLeavesTheNameServerAndComesBack(t *testing.T) {
+	c, ctx := shared.Cluster(t), testContext(t)
+	must(t, c.StopBroker(ctx))
+	if err := c.brokerRegistered(ctx); err == nil {
+		t.Error("the broker is still in the cluster list after StopBroker")
+	}
+	must(t, c.StartBroker(ctx))
+	if err := c.StartBroker(ctx); err == nil {
+		t.Error("a second StartBroker beside the running one was accepted")
+	}
+}
+
+func TestStopLeavesNoProcessAndNoFile(t *testing.T) {
+	c, ctx := StartForTest(t, Options{}), testContext(t)
+	broker, nameServer, dir := c.BrokerPID(), c.nameServer.pid, c.Dir()
+	must(t, c.Stop())
+	for _, pid := range []int{broker, nameServer} {
+		if alive(pid) {
+			t.Errorf("process %d lives after Stop", pid)
+		}
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the temporary folder is still there: %v", err)
+	}
+	must(t, c.Stop())
+	if err := c.StartBroker(ctx); err == nil {
+		t.Error("a stopped cluster started a broker")
+	}
+}
+
+func TestUsersOfABrokerWithACLHaveOnlyTheirRights(t *testing.T) {
+	c, ctx := StartForTest(t, Options{ACL: true}), testContext(t)
+	must(t, c.CreateTopic(ctx, "mine", 1, nil))
+	must(t, c.CreateTopic(ctx, "other", 1, nil))
+	alice, err := c.CreateUser(ctx, "alice")
+	must(t, err)
+	must(t, c.Grant(ctx, "alice", Rights{Publish: []string{"mine"}}))
+
+	must(t, send(ctx, c, "mine", alice))
+	must(t, send(ctx, c, "other", c.Administrator()))
+	for name, try := range map[string]func() error{
+		"a topic without a right": func() error { return send(ctx, c, "other", alice) },
+		"no credentials":          func() error { return send(ctx, c, "mine", Credentials{}) },
+		"a wrong secret":          func() error { return send(ctx, c, "mine", Credentials{"alice", "guessed"}) },
+	} {
+		if err := try(); err == nil {
+			t.Errorf("%s: the broker took the message", name)
+		}
+	}
+
+	rotated, err := c.RotateSecret(ctx, "alice")
+	must(t, err)
+	must(t, send(ctx, c, "mine", rotated))
+	if err := send(ctx, c, "mine", alice); err == nil {
+		t.Error("the old secret still works after RotateSecret")
+	}
+	must(t, c.Revoke(ctx, "alice"))
+	if err := send(ctx, c, "mine", rotated); err == nil {
+		t.Error("a user without rights was allowed to send")
+	}
+	must(t, c.DeleteUser(ctx, "alice"))
+}
+
+// The 4.x line is compared by `make test-long`.
+func TestTheOldLineStartsAndTakesMessages(t *testing.T) {
+	if os.Getenv("LONG") != "1" {
+		t.Skip("long: RocketMQ 4.9.7 runs in `make test-long` (LONG=1)")
+	}
+	c, ctx := StartForTest(t, Options{Version: Version4}), testContext(t)
+	must(t, c.CreateTopic(ctx, "old", 2, nil))
+	must(t, send(ctx, c, "old", Credentials{}))
+	must(t, c.CreateGroup(ctx, Group{Name: "old-group"}))
+	progress, err := c.ConsumerProgress(ctx, "old-group")
+	must(t, err)
+	if len(progress) != 0 {
+		t.Errorf("got %+v, want nothing", progress)
+	}
+	must(t, c.KillBroker())
+	must(t, c.StartBroker(ctx))
+	must(t, send(ctx, c, "old", Credentials{}))
+}
