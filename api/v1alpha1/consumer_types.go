@@ -1,0 +1,176 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// ConsumerSpec is what applications may receive, and how.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.group) == has(oldSelf.group) && (!has(self.group) || self.group == oldSelf.group)",fieldPath=".group",message="group cannot be changed later: create another Consumer with this group"
+// +kubebuilder:validation:XValidation:rule="has(self.subscriptions) == has(oldSelf.subscriptions) && (!has(self.subscriptions) || self.subscriptions == oldSelf.subscriptions)",fieldPath=".subscriptions",message="subscriptions cannot be changed later: members of one group with different subscriptions lose messages; create another Consumer with a group of its own"
+// +kubebuilder:validation:XValidation:rule="has(self.startFrom) == has(oldSelf.startFrom) && (!has(self.startFrom) || self.startFrom == oldSelf.startFrom)",fieldPath=".startFrom",message="startFrom cannot be set, changed or removed later: the group already has its position"
+// +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || self.subscriptions.all(s, size(s.topic) + size(self.connection.__namespace__) < 127)",fieldPath=".subscriptions",message="subscriptions: RocketMQ takes at most 127 characters for namespace%topic: shorten the topic or connection.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || size(self.group) + size(self.connection.__namespace__) < 120",fieldPath=".group",message="group: RocketMQ takes at most 120 characters for namespace%group: shorten the group or connection.namespace"
+type ConsumerSpec struct {
+	CommonSpec `json:",inline"`
+
+	// group is the RocketMQ consumer group, 1 to 120 characters. RocketMQ keeps its position per group, and it must not be used by
+	// another Consumer or another program with other subscriptions. It cannot be changed later.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=120
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9_|-]+$')",message="group may contain only letters, digits, _, | and -"
+	// +kubebuilder:validation:XValidation:rule="!(self in ['DEFAULT_CONSUMER', 'TOOLS_CONSUMER', 'FILTERSRV_CONSUMER', 'SELF_TEST_C_GROUP']) && !self.startsWith('CID_RMQ_SYS_')",message="group: RocketMQ keeps this name for itself, choose another one"
+	Group string `json:"group"`
+
+	// subscriptions are the topics to receive, 1 to 32, each once. They cannot be changed later.
+	// +required
+	// +listType=map
+	// +listMapKey=topic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	Subscriptions []Subscription `json:"subscriptions"`
+
+	// startFrom is where the group begins in a queue in which it has no position yet: Latest or Earliest. A group that has a position
+	// continues there. It cannot be changed later. Absent: Latest.
+	// +optional
+	// +default="Latest"
+	StartFrom StartFrom `json:"startFrom,omitempty"`
+
+	// ackDeadlineSeconds is how long an application has to acknowledge a delivery before it comes again, 10 to 600; a receiver may ask
+	// for another time. Absent: 60.
+	// +optional
+	// +default=60
+	// +kubebuilder:validation:Minimum=10
+	// +kubebuilder:validation:Maximum=600
+	AckDeadlineSeconds int32 `json:"ackDeadlineSeconds,omitempty"`
+
+	// maxInFlight is how many deliveries may be with applications at a time, per host, 1 to 10000. When so many are, nothing more is
+	// fetched from RocketMQ. Absent: 256.
+	// +optional
+	// +default=256
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	MaxInFlight int32 `json:"maxInFlight,omitempty"`
+
+	// maxInFlightBytes is the same limit in bytes, 1 to 4294967296 (4 GiB). A single larger message is delivered alone. Absent:
+	// 67108864 (64 MiB).
+	// +optional
+	// +default=67108864
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=4294967296
+	MaxInFlightBytes int64 `json:"maxInFlightBytes,omitempty"`
+
+	// maxDeliveryAttempts is how often a message is delivered before it goes to the group's dead-letter topic, 1 to 100. Absent: 16.
+	// +optional
+	// +default=16
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MaxDeliveryAttempts int32 `json:"maxDeliveryAttempts,omitempty"`
+}
+
+// Subscription is one topic and what of it is received.
+type Subscription struct {
+	// topic is the topic to receive, without the RocketMQ namespace.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=127
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9_|%-]+$')",message="topic may contain only letters, digits, _, |, % and -"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('%RETRY%')",message="topic: retry topics (%RETRY%...) are received with the group itself, name the topic itself"
+	Topic string `json:"topic"`
+
+	// filter chooses messages by tag or by an SQL expression over properties. Absent: every message.
+	// +optional
+	Filter *Filter `json:"filter,omitempty"`
+}
+
+// Filter holds exactly one kind of filter.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.tag) && has(self.sql))",fieldPath=".sql",message="filter: tag and sql exclude each other, keep one of them"
+// +kubebuilder:validation:XValidation:rule="has(self.tag) || has(self.sql)",message="filter must have tag or sql; leave filter out to receive every message"
+type Filter struct {
+	// tag is one tag, or several joined by "||" ("created || paid"). Absent: see sql.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Tag string `json:"tag,omitempty"`
+
+	// sql is an SQL-92 expression over the messages' properties ("amount > 10 AND region = 'eu'"). The broker must have
+	// enablePropertyFilter switched on. Absent: see tag.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	SQL string `json:"sql,omitempty"`
+}
+
+// StartFrom is where a group without a position begins.
+//
+// +kubebuilder:validation:Enum=Latest;Earliest
+type StartFrom string
+
+// The two values of spec.startFrom.
+const (
+	StartFromLatest   StartFrom = "Latest"
+	StartFromEarliest StartFrom = "Earliest"
+)
+
+// AckDeadline is ackDeadlineSeconds, or its default.
+func (s *ConsumerSpec) AckDeadline() time.Duration {
+	return seconds(nonZeroOr(s.AckDeadlineSeconds, defaultAckDeadlineSeconds))
+}
+
+// MaxInFlightOrDefault is maxInFlight, or its default.
+func (s *ConsumerSpec) MaxInFlightOrDefault() int {
+	return int(nonZeroOr(s.MaxInFlight, defaultMaxInFlight))
+}
+
+// MaxInFlightBytesOrDefault is maxInFlightBytes, or its default.
+func (s *ConsumerSpec) MaxInFlightBytesOrDefault() int64 {
+	return nonZeroOr(s.MaxInFlightBytes, defaultMaxInFlightBytes)
+}
+
+// MaxDeliveryAttemptsOrDefault is maxDeliveryAttempts, or its default.
+func (s *ConsumerSpec) MaxDeliveryAttemptsOrDefault() int {
+	return int(nonZeroOr(s.MaxDeliveryAttempts, defaultMaxDeliveryAttempts))
+}
+
+// Consumer lets applications receive from some topics of one RocketMQ through the proxy, as one consumer group. While it exists a host runs
+// a client for it; deleting it shuts the clients down, and it is gone when they are.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=rmqc,categories=rocketmq
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="whether applications can receive"
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="why, in one word"
+// +kubebuilder:printcolumn:name="Group",type=string,JSONPath=`.status.group`,description="the RocketMQ group in effect"
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Driver",type=string,priority=1,JSONPath=`.status.driver`,description="the driver in effect"
+// +kubebuilder:printcolumn:name="Topics",type=string,priority=1,JSONPath=`.spec.subscriptions`,description="what is received"
+type Consumer struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is what applications may receive, and how.
+	// +required
+	Spec ConsumerSpec `json:"spec"`
+
+	// status is what the hosts report.
+	// +optional
+	// +kubebuilder:default={"observedGeneration":-1}
+	Status ClientStatus `json:"status,omitempty"`
+}
+
+// ConsumerList is a list of Consumers.
+//
+// +kubebuilder:object:root=true
+type ConsumerList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Consumer `json:"items"`
+}
