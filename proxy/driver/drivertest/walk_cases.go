@@ -1,0 +1,6 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package drivertest
+
+var walkCases []testCase
