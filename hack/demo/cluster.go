@@ -4,115 +4,91 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
-
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/rocketmq"
 )
 
-const (
-	operatorNamespace      = "rocketmq-proxy-system"
-	operatorServiceAccount = "rocketmq-proxy-controller-manager"
-	appNamespace           = "default"
-	tokenAudience          = "rocketmq-proxy"
-)
-
-// controlPlane is etcd and kube-apiserver without a kubelet.
-type controlPlane struct{ env *envtest.Environment }
+const appNamespace = "default"
 
 // build makes bin/manager and the control plane's binaries; both are kept for the next time.
 func (d *demo) build(ctx context.Context) error {
-	if err := d.run(ctx, os.Stdout, "hack/envtest/ensure.sh"); err != nil {
+	if err := localenv.EnsureBinaries(ctx, d.root, os.Stdout); err != nil {
 		return err
 	}
-	d.kubectlPath = filepath.Join(d.root, "bin", "envtest", "kubectl")
-	return d.run(ctx, os.Stdout, "make", "--no-print-directory", "build")
+	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "build")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = d.root, os.Stdout, os.Stderr
+	return cmd.Run()
 }
 
 func (d *demo) startBroker(ctx context.Context) error {
-	cluster, err := rocketmq.Start(ctx, rocketmq.Options{Version: "5.5.0", Log: os.Stdout})
+	cluster, err := rocketmq.Start(ctx, rocketmq.Options{Version: rocketmq.Version5, Log: indented{os.Stdout}})
 	if err != nil {
 		return err
 	}
 	d.onStop("RocketMQ", cluster.Stop)
-	d.nameServers = strings.Join(cluster.NameServers(), ",")
-	fmt.Printf("    name server %s\n", d.nameServers)
-	for _, topic := range []string{"orders", "payments"} {
-		if err := cluster.CreateTopic(ctx, topic, 4, nil); err != nil {
-			return err
-		}
-	}
-	return nil
+	d.nameServers = cluster.NameServers()
+	fmt.Printf("    name server %s\n", strings.Join(d.nameServers, ","))
+	return cluster.CreateTopic(ctx, "orders", 4, nil)
 }
 
-func (d *demo) startControlPlane(context.Context) error {
-	env := &envtest.Environment{BinaryAssetsDirectory: filepath.Join(d.root, "bin", "envtest")}
-	if _, err := env.Start(); err != nil {
-		return fmt.Errorf("start the test control plane: %w", err)
-	}
-	d.control = &controlPlane{env: env}
-	d.onStop("the control plane", env.Stop)
-	user, err := env.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
-	if err != nil {
+func (d *demo) startControlPlane(ctx context.Context) error {
+	var err error
+	if d.control, err = localenv.StartControlPlane(d.root, d.work); err != nil {
 		return err
 	}
-	config, err := user.KubeConfig()
-	if err != nil {
-		return err
-	}
-	d.kubeconfig = filepath.Join(d.work, "admin.kubeconfig")
-	if err := os.WriteFile(d.kubeconfig, config, 0o600); err != nil {
-		return err
-	}
-	return d.kubectl(ctx0, "version")
+	d.onStop("the control plane", d.control.Stop)
+	return d.kubectl(ctx, "version")
 }
-
-// ctx0 is for the few kubectl calls that must also run while an interrupted demo cleans up.
-var ctx0 = context.Background()
 
 // install applies what a user applies. The Deployment is stored, but no kubelet runs its Pod: the operator runs as a process instead.
 func (d *demo) install(ctx context.Context) error {
-	if err := d.kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(d.root, "config", "default")); err != nil {
+	return d.control.Install(ctx, indented{os.Stdout})
+}
+
+func (d *demo) startOperator(ctx context.Context) error {
+	var err error
+	d.operator, err = d.control.StartOperator(ctx, localenv.OperatorOptions{HostID: "demo", NameServers: d.nameServers})
+	if err != nil {
 		return err
 	}
-	return d.kubectl(ctx, "wait", "--for=condition=Established", "crd/producers.proxy.rocketmq.io", "crd/consumers.proxy.rocketmq.io", "--timeout=30s")
+	d.onStop("the operator", d.operator.Stop)
+	fmt.Printf("    gRPC on %s, HTTP on %s, log in %s\n", localenv.Loopback(d.operator.Ports.GRPC), localenv.Loopback(d.operator.Ports.HTTP), d.relative(d.operator.LogPath))
+	return nil
 }
 
 // createApplication gives an application what it needs: a ServiceAccount, the two verbs on two named objects, a token with our audience.
 func (d *demo) createApplication(ctx context.Context) error {
-	calls := [][]string{
+	account := "--serviceaccount=" + appNamespace + ":shop"
+	for _, args := range [][]string{
 		{"create", "serviceaccount", "shop", "-n", appNamespace},
-		{"create", "role", "shop-messages", "-n", appNamespace, "--verb=send", "--resource=producers.proxy.rocketmq.io", "--resource-name=orders"},
-		{"create", "rolebinding", "shop-messages", "-n", appNamespace, "--role=shop-messages", "--serviceaccount=" + appNamespace + ":shop"},
+		{"create", "role", "shop-sends", "-n", appNamespace, "--verb=send", "--resource=producers.proxy.rocketmq.io", "--resource-name=orders"},
+		{"create", "rolebinding", "shop-sends", "-n", appNamespace, "--role=shop-sends", account},
 		{"create", "role", "shop-receives", "-n", appNamespace, "--verb=receive", "--resource=consumers.proxy.rocketmq.io", "--resource-name=orders"},
-		{"create", "rolebinding", "shop-receives", "-n", appNamespace, "--role=shop-receives", "--serviceaccount=" + appNamespace + ":shop"},
+		{"create", "rolebinding", "shop-receives", "-n", appNamespace, "--role=shop-receives", account},
 		{"create", "serviceaccount", "monitor", "-n", appNamespace},
-		{"create", "clusterrolebinding", "monitor", "--clusterrole=rocketmq-proxy-metrics-reader", "--serviceaccount=" + appNamespace + ":monitor"},
-	}
-	for _, args := range calls {
+		{"create", "clusterrolebinding", "monitor", "--clusterrole=" + localenv.MetricsReaderRole, "--serviceaccount=" + appNamespace + ":monitor"},
+	} {
 		if err := d.kubectl(ctx, args...); err != nil {
 			return err
 		}
 	}
 	var err error
-	if d.appToken, err = d.kubectlOutput(ctx, "create", "token", "shop", "-n", appNamespace, "--audience", tokenAudience, "--duration=2h"); err != nil {
+	if d.appToken, err = d.control.ServiceAccountToken(ctx, appNamespace, "shop", localenv.TokenAudience); err != nil {
 		return err
 	}
-	if d.monitorToken, err = d.kubectlOutput(ctx, "create", "token", "monitor", "-n", appNamespace, "--duration=2h"); err != nil {
+	if d.monitorToken, err = d.control.ServiceAccountToken(ctx, appNamespace, "monitor", ""); err != nil {
 		return err
 	}
-	d.baseline, err = d.readFacts(ctx)
-	if err != nil {
+	if d.baseline, err = d.readFacts(ctx); err != nil {
 		return err
 	}
 	fmt.Printf("    baseline before any object: %s\n", d.baseline)
@@ -120,11 +96,13 @@ func (d *demo) createApplication(ctx context.Context) error {
 }
 
 func (d *demo) applySamples(ctx context.Context) error {
-	if err := d.kubectl(ctx, "apply", "-n", appNamespace, "-k", filepath.Join(d.root, "config", "samples")); err != nil {
+	if err := d.kubectl(ctx, "apply", "-n", appNamespace, "-k", filepath.Join("config", "samples")); err != nil {
 		return err
 	}
 	if err := d.kubectl(ctx, "wait", "--for=condition=Ready", "-n", appNamespace, "rmqp/orders", "rmqc/orders", "--timeout=60s"); err != nil {
-		_ = d.kubectl(ctx, "describe", "-n", appNamespace, "rmqp,rmqc")
+		if described, describeErr := d.control.Output(ctx, "describe", "-n", appNamespace, "rmqp,rmqc"); describeErr == nil {
+			fmt.Println(described)
+		}
 		return err
 	}
 	return d.kubectl(ctx, "get", "-n", appNamespace, "rmqp,rmqc", "-o", "wide")
@@ -132,53 +110,88 @@ func (d *demo) applySamples(ctx context.Context) error {
 
 // deleteSamples deletes and waits until the API server has no object any more: kubectl delete itself waits for the finalizer.
 func (d *demo) deleteSamples(ctx context.Context) error {
-	if err := d.kubectl(ctx, "delete", "-n", appNamespace, "-k", filepath.Join(d.root, "config", "samples"), "--timeout=90s"); err != nil {
+	if err := d.kubectl(ctx, "delete", "-n", appNamespace, "-k", filepath.Join("config", "samples"), "--timeout=90s"); err != nil {
 		return err
 	}
-	left, err := d.kubectlOutput(ctx, "get", "-A", "rmqp,rmqc", "--ignore-not-found", "-o", "name")
+	left, err := d.control.Output(ctx, "get", "-A", "rmqp,rmqc", "--ignore-not-found", "-o", "name")
 	if err != nil {
 		return err
 	}
 	if left != "" {
 		return fmt.Errorf("still there after delete: %s", left)
 	}
-	return d.kubectl(ctx, "get", "events", "-n", appNamespace, "--field-selector=type=Normal", "-o", "custom-columns=OBJECT:.involvedObject.kind,REASON:.reason,MESSAGE:.message")
+	return d.kubectl(ctx, "get", "events", "-n", appNamespace, "-o", "custom-columns=OBJECT:.involvedObject.kind,TYPE:.type,REASON:.reason,MESSAGE:.message")
 }
 
-// kubectl runs and shows a command as a user would type it.
-func (d *demo) kubectl(ctx context.Context, args ...string) error {
-	fmt.Printf("    $ kubectl %s\n", strings.Join(d.short(args), " "))
-	return d.run(ctx, indented{os.Stdout}, d.kubectlPath, args...)
-}
-
-// kubectlOutput runs a command quietly and returns its standard output without the last line break.
-func (d *demo) kubectlOutput(ctx context.Context, args ...string) (string, error) {
-	var out bytes.Buffer
-	err := d.run(ctx, &out, d.kubectlPath, args...)
-	return strings.TrimSpace(out.String()), err
-}
-
-// short shows paths relative to the project's root.
-func (d *demo) short(args []string) []string {
-	out := make([]string, len(args))
-	for i, a := range args {
-		out[i] = strings.TrimPrefix(a, d.root+string(filepath.Separator))
+// showNothingLeft waits until the operator runs no client and its goroutines, less what the library leaves, are at the baseline.
+func (d *demo) showNothingLeft(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	// The baseline was read before the controllers had done anything; their connections to the API server account for a few goroutines.
+	const slack = 10
+	for {
+		now, err := d.readFacts(ctx)
+		if err != nil {
+			return err
+		}
+		if now.clients == 0 && now.goroutines-now.leftovers <= d.baseline.goroutines+slack {
+			fmt.Printf("    before: %s\n    after:  %s\n", d.baseline, now)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("left after delete: %s; before: %s", now, d.baseline)
+		case <-time.After(500 * time.Millisecond):
+		}
 	}
-	return out
 }
 
-func (d *demo) run(ctx context.Context, out io.Writer, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = d.root
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+d.kubeconfig)
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 5 * time.Second
-	var stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = out, io.MultiWriter(&stderr, indented{os.Stderr})
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s %s: %w: %s", filepath.Base(name), strings.Join(d.short(args), " "), err, strings.TrimSpace(stderr.String()))
+func (d *demo) stopOperator(ctx context.Context) error {
+	if err := d.operator.Stop(); err != nil {
+		return fmt.Errorf("the operator's exit: %w", err)
 	}
+	leases, err := d.control.Output(ctx, "get", "leases", "-n", localenv.OperatorNamespace, "-o", "name")
+	if err != nil {
+		return err
+	}
+	if leases != "" {
+		return fmt.Errorf("leases left in %s: %s", localenv.OperatorNamespace, leases)
+	}
+	fmt.Println("    exit code 0, no Lease left")
 	return nil
+}
+
+// facts are what "nothing is left" is measured by, read from the operator's metrics.
+type facts struct{ clients, goroutines, leftovers int }
+
+func (f facts) String() string {
+	return fmt.Sprintf("%d clients, %d goroutines (%d of them named leftovers of the RocketMQ library)", f.clients, f.goroutines, f.leftovers)
+}
+
+func (d *demo) readFacts(ctx context.Context) (facts, error) {
+	samples, err := d.operator.Metrics(ctx, d.monitorToken)
+	if err != nil {
+		return facts{}, err
+	}
+	if _, ok := samples["go_goroutines"]; !ok {
+		return facts{}, fmt.Errorf("the metrics have no go_goroutines")
+	}
+	return facts{
+		clients:    int(localenv.Sum(samples, "rocketmq_proxy_clients")),
+		goroutines: int(samples["go_goroutines"]),
+		leftovers:  int(localenv.Sum(samples, "rocketmq_proxy_library_leftovers")),
+	}, nil
+}
+
+// kubectl shows a command as a user would type it, runs it and shows what it prints.
+func (d *demo) kubectl(ctx context.Context, args ...string) error {
+	fmt.Printf("    $ kubectl %s\n", strings.Join(args, " "))
+	return d.control.Kubectl(ctx, indented{os.Stdout}, args...)
+}
+
+// relative shows a path from the project's root.
+func (d *demo) relative(path string) string {
+	return strings.TrimPrefix(path, d.root+string(filepath.Separator))
 }
 
 // indented puts four blanks before each line, so that the steps stay readable.
@@ -191,21 +204,4 @@ func (w indented) Write(p []byte) (int, error) {
 	}
 	_, err := io.WriteString(w.Writer, "    "+strings.ReplaceAll(text, "\n", "\n    ")+"\n")
 	return len(p), err
-}
-
-// ports of the operator on loopback.
-type ports struct{ grpc, http, probe, metrics int }
-
-// freePorts asks the kernel for four free ports and holds them all until the last is known, so that they differ.
-func freePorts() (ports, error) {
-	var got [4]int
-	for i := range got {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return ports{}, err
-		}
-		defer func() { _ = l.Close() }()
-		got[i] = l.Addr().(*net.TCPAddr).Port
-	}
-	return ports{grpc: got[0], http: got[1], probe: got[2], metrics: got[3]}, nil
 }

@@ -21,11 +21,13 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
 )
 
 func main() {
 	stay := flag.Bool("stay", false, "stay up until Ctrl-C and print what to try next")
-	root := flag.String("root", ".", "the project's root folder")
+	root := flag.String("root", ".", "a folder inside the project")
 	flag.Parse()
 
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -45,7 +47,7 @@ func run(ctx context.Context, root, broker string, stay bool) (err error) {
 	if broker != "" && broker != "memory" && broker != "rocketmq" {
 		return fmt.Errorf("BROKER=%s: use memory (the default) or rocketmq", broker)
 	}
-	d, err := newDemo(ctx, root)
+	d, err := newDemo(root)
 	if err != nil {
 		return err
 	}
@@ -56,7 +58,7 @@ func run(ctx context.Context, root, broker string, stay bool) (err error) {
 		{"start RocketMQ 5.5.0", d.startBroker},
 		{"start etcd and kube-apiserver", d.startControlPlane},
 		{"kubectl apply -k config/default (CRDs, roles, Deployment)", d.install},
-		{"start the operator as ServiceAccount " + operatorNamespace + "/" + operatorServiceAccount, d.startOperator},
+		{"start the operator as ServiceAccount " + localenv.OperatorNamespace + "/" + localenv.OperatorServiceAccount, d.startOperator},
 		{"create an application's ServiceAccount, its right to send and receive, and its token", d.createApplication},
 		{"kubectl apply -k config/samples", d.applySamples},
 	}
@@ -111,13 +113,11 @@ type demo struct {
 	stepNumber int
 	stops      []namedStop
 
-	kubectlPath, kubeconfig string
-	control                 *controlPlane
-	operator                *operatorProcess
-	nameServers             string
-	appToken, monitorToken  string
-	ports                   ports
-	baseline                facts
+	nameServers            []string
+	control                *localenv.ControlPlane
+	operator               *localenv.Operator
+	appToken, monitorToken string
+	baseline               facts
 }
 
 type namedStop struct {
@@ -125,26 +125,16 @@ type namedStop struct {
 	stop func() error
 }
 
-func newDemo(ctx context.Context, root string) (*demo, error) {
-	abs, err := filepath.Abs(root)
+func newDemo(from string) (*demo, error) {
+	root, err := localenv.Root(from)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(abs, "config", "default")); err != nil {
-		return nil, fmt.Errorf("%s is not the project's root (pass --root): %w", abs, err)
-	}
-	work := filepath.Join(abs, "bin", "demo")
+	work := filepath.Join(root, "bin", "demo")
 	if err := os.RemoveAll(work); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(work, 0o700); err != nil {
-		return nil, err
-	}
-	p, err := freePorts()
-	if err != nil {
-		return nil, err
-	}
-	return &demo{root: abs, work: work, ports: p}, ctx.Err()
+	return &demo{root: root, work: work}, os.MkdirAll(work, 0o700)
 }
 
 // onStop registers what has to be stopped when run returns; the last registered is stopped first.

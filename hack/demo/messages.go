@@ -6,23 +6,16 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/metadata"
-
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
 )
 
 const (
@@ -58,12 +51,12 @@ func (d *demo) sendHTTPReceiveGRPC(ctx context.Context) error {
 
 // receiveStream reads until every id in waiting came and its ack was confirmed.
 func (d *demo) receiveStream(ctx context.Context, waiting map[string]bool) error {
-	connection, err := d.dial()
+	connection, err := d.operator.Dial(d.appToken)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = connection.Close() }()
-	stream, err := proxyv1alpha1.NewConsumerServiceClient(connection).Receive(d.withToken(ctx))
+	stream, err := proxyv1alpha1.NewConsumerServiceClient(connection).Receive(ctx)
 	if err != nil {
 		return err
 	}
@@ -104,12 +97,12 @@ func (d *demo) receiveStream(ctx context.Context, waiting map[string]bool) error
 func (d *demo) sendGRPCPullHTTP(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
-	connection, err := d.dial()
+	connection, err := d.operator.Dial(d.appToken)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = connection.Close() }()
-	answer, err := proxyv1alpha1.NewProducerServiceClient(connection).Send(d.withToken(ctx), &proxyv1alpha1.SendRequest{
+	answer, err := proxyv1alpha1.NewProducerServiceClient(connection).Send(ctx, &proxyv1alpha1.SendRequest{
 		Namespace: appNamespace, Producer: "orders",
 		Messages: []*proxyv1alpha1.Message{{Id: "order-4", Content: &proxyv1alpha1.Message_Text{Text: "order 4"}, Tag: "created"}},
 	})
@@ -158,33 +151,18 @@ func (d *demo) showRefusals(ctx context.Context) error {
 			return err
 		}
 	}
-	err := d.kubectl(ctx, "create", "-n", appNamespace, "-f", filepath.Join(d.root, "hack", "demo", "wrong.yaml"))
+	err := d.kubectl(ctx, "create", "-n", appNamespace, "-f", filepath.Join("hack", "demo", "wrong.yaml"))
 	if err == nil {
 		return errors.New("the API server accepted hack/demo/wrong.yaml")
 	}
+	fmt.Printf("    refused, as it should be: %v\n", err)
 	return nil
 }
 
 // post shows the call as curl and the answer, and fails when the status is another than expected.
 func (d *demo) post(ctx context.Context, path, body string, expect int) ([]byte, error) {
 	fmt.Printf("    $ curl -X POST .../%s -d '%s'\n", strings.TrimPrefix(path, "/v1alpha1/namespaces/"), body)
-	config, err := d.clientTLS()
-	if err != nil {
-		return nil, err
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+loopback(d.ports.http)+path, strings.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Authorization", "Bearer "+d.appToken)
-	request.Header.Set("Content-Type", "application/json")
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	answer, err := io.ReadAll(response.Body)
+	code, answer, err := d.operator.Post(ctx, d.appToken, path, body)
 	if err != nil {
 		return nil, err
 	}
@@ -192,58 +170,34 @@ func (d *demo) post(ctx context.Context, path, body string, expect int) ([]byte,
 	if len(shown) > 500 {
 		shown = shown[:500] + "..."
 	}
-	fmt.Printf("    %d %s\n", response.StatusCode, shown)
-	if response.StatusCode != expect {
-		return nil, fmt.Errorf("POST %s answered %d, expected %d", path, response.StatusCode, expect)
+	fmt.Printf("    %d %s\n", code, shown)
+	if code != expect {
+		return nil, fmt.Errorf("POST %s answered %d, expected %d", path, code, expect)
 	}
 	return answer, nil
 }
 
-func (d *demo) clientTLS() (*tls.Config, error) {
-	ca, err := os.ReadFile(filepath.Join(d.work, "tls.crt"))
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
-		return nil, errors.New("tls.crt holds no certificate")
-	}
-	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
-}
-
-func (d *demo) dial() (*grpc.ClientConn, error) {
-	config, err := d.clientTLS()
-	if err != nil {
-		return nil, err
-	}
-	return grpc.NewClient(loopback(d.ports.grpc), grpc.WithTransportCredentials(credentials.NewTLS(config)))
-}
-
-func (d *demo) withToken(ctx context.Context) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+d.appToken)
-}
-
 // printTour says what to try while `make run` stays up; each line can be pasted.
 func (d *demo) printTour() {
-	work := strings.TrimPrefix(d.work, d.root+"/")
+	work, host := d.relative(d.work), d.relative(d.operator.Dir)
 	fmt.Printf(`
-The operator runs (its log: %[1]s/operator.log). In another terminal, from the project's root:
+The operator runs (its log: %[2]s/operator.log). In another terminal, from the project's root:
 
-  export KUBECONFIG=%[1]s/admin.kubeconfig PATH=$PWD/bin/envtest:$PATH
+  export KUBECONFIG=$PWD/%[1]s/admin.kubeconfig PATH=$PWD/bin/envtest:$PWD/bin:$PATH
   kubectl get rmqp,rmqc -o wide
   kubectl describe rmqp orders
 
-  api() { curl -sS --cacert %[1]s/tls.crt -H "Authorization: Bearer $(cat %[1]s/token)" -d "$2" https://%[2]s/v1alpha1/namespaces/%[3]s/$1; echo; }
+  api() { curl -sS --cacert %[2]s/tls.crt -H "Authorization: Bearer $(cat %[1]s/token)" -d "$2" https://%[3]s/v1alpha1/namespaces/%[4]s/$1; echo; }
   api producers/orders:send '{"messages":[{"text":"hello","tag":"created"}]}'
   api consumers/orders:pull '{"maxMessages":10,"wait":"20s"}'
   api consumers/orders:ack  '{"ackTokens":["<ackToken of the answer>"]}'
 
-  grpcurl -cacert %[1]s/tls.crt -H "authorization: Bearer $(cat %[1]s/token)" \
-    -d '{"namespace":"%[3]s","producer":"orders","messages":[{"text":"hello","tag":"created"}]}' \
-    %[4]s rocketmq.proxy.v1alpha1.ProducerService/Send      # make tools builds bin/grpcurl
+  grpcurl -cacert %[2]s/tls.crt -H "authorization: Bearer $(cat %[1]s/token)" \
+    -d '{"namespace":"%[4]s","producer":"orders","messages":[{"text":"hello","tag":"created"}]}' \
+    %[5]s rocketmq.proxy.v1alpha1.ProducerService/Send
 
   kubectl delete rmqp,rmqc --all && kubectl get events
 
 Ctrl-C stops everything.
-`, work, loopback(d.ports.http), appNamespace, loopback(d.ports.grpc))
+`, work, host, localenv.Loopback(d.operator.Ports.HTTP), appNamespace, localenv.Loopback(d.operator.Ports.GRPC))
 }

@@ -1,7 +1,7 @@
 // Copyright The RocketMQ Proxy Operator Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package main
+package localenv
 
 import (
 	"crypto/ecdsa"
