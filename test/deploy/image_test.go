@@ -1,0 +1,101 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package deploy
+
+import (
+	"debug/elf"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// buildCommand is the Dockerfile's `go build`, as it stands there, with another place for the result.
+func buildCommand(t *testing.T, out string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(root, "Dockerfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	joined := strings.ReplaceAll(string(content), "\\\n", " ")
+	line := regexp.MustCompile(`(?m)^RUN (?:--mount=\S+\s+)*(.*\bgo build\b.*)$`).FindStringSubmatch(joined)
+	if line == nil {
+		t.Fatal("the Dockerfile has no RUN line with go build")
+	}
+	if !strings.Contains(line[1], "-o /out/manager") {
+		t.Fatalf("the Dockerfile builds to another place than /out/manager: %s", line[1])
+	}
+	return strings.Replace(line[1], "-o /out/manager", "-o "+out, 1)
+}
+
+func TestTheImagesBinaryIsStaticAndKnowsItsVersion(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "manager")
+	cmd := exec.Command("sh", "-c", buildCommand(t, binary))
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "TARGETOS="+runtime.GOOS, "TARGETARCH="+runtime.GOARCH, "VERSION=v9.8.7-test", "COMMIT=abcdef")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("the Dockerfile's build command fails: %v\n%s", err, out)
+	}
+	file, err := elf.Open(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for _, program := range file.Progs {
+		if program.Type == elf.PT_INTERP {
+			t.Error("the binary asks for a dynamic loader, which a distroless image does not have")
+		}
+	}
+	if libraries, err := file.ImportedLibraries(); err == nil && len(libraries) > 0 {
+		t.Errorf("the binary needs shared libraries: %v", libraries)
+	}
+	out, err := exec.Command(binary, "version").CombinedOutput()
+	if err != nil {
+		t.Fatalf("manager version: %v\n%s", err, out)
+	}
+	for _, want := range []string{"v9.8.7-test", "abcdef"} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("manager version prints %q, without %q that the Dockerfile sets", out, want)
+		}
+	}
+}
+
+// A package outside of what .dockerignore lets through would build here and fail in the image.
+func TestTheImagesContextHoldsEveryPackageOfTheBinary(t *testing.T) {
+	content, err := os.ReadFile(filepath.Join(root, ".dockerignore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "list", "-deps", "-json=Dir,Standard,Module", ".")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	decoder := json.NewDecoder(strings.NewReader(string(out)))
+	for decoder.More() {
+		var pkg struct {
+			Dir    string
+			Module *struct{ Main bool }
+		}
+		if err := decoder.Decode(&pkg); err != nil {
+			t.Fatal(err)
+		}
+		if pkg.Module == nil || !pkg.Module.Main || pkg.Dir == root {
+			continue
+		}
+		relative, err := filepath.Rel(root, pkg.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		top := strings.Split(relative, string(filepath.Separator))[0]
+		if !strings.Contains(string(content), "!"+top+"/\n") {
+			t.Errorf(".dockerignore keeps package %s out of the image's build", relative)
+		}
+	}
+}
