@@ -92,18 +92,13 @@ func TestOptionsRefuseWhatCannotWork(t *testing.T) {
 }
 
 func TestTwoClustersNeverShareABlockOfPorts(t *testing.T) {
-	first, err := takePorts()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer first.release()
-	seen := map[int]bool{first.nameServer: true}
+	seen := map[int]bool{}
 	for range 20 {
 		p, err := takePorts()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer p.release()
+		t.Cleanup(p.release)
 		if seen[p.nameServer] {
 			t.Fatalf("block %d was handed out twice", p.nameServer)
 		}

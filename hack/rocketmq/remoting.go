@@ -82,7 +82,7 @@ func call(ctx context.Context, addr string, as Credentials, code int, fields map
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close() //nolint:errcheck // one answer has been read; nothing can be lost
+	defer conn.Close() // one answer has been read by then; nothing can be lost
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, err

@@ -25,6 +25,7 @@ type arguments struct {
 	options rocketmq.Options
 	topics  []string
 	queues  int
+	fetch   bool
 }
 
 func main() {
@@ -44,6 +45,7 @@ func parse(args []string) (arguments, error) {
 	flags.StringVar(&a.options.Dir, "dir", "", "folder for configuration, store and logs, kept at the end (default: a temporary one, removed)")
 	flags.StringVar(&a.options.Heap, "heap", "", "the broker's heap (default 1g)")
 	flags.BoolVar(&a.options.Measure, "measure", false, "size it for benchmarks rather than for a quick start")
+	flags.BoolVar(&a.fetch, "fetch-only", false, "fetch the jars and stop")
 	flags.IntVar(&a.queues, "queues", 4, "queues of each topic")
 	flags.Func("topic", "create this topic; may be repeated", func(topic string) error {
 		a.topics = append(a.topics, topic)
@@ -66,6 +68,10 @@ func run(ctx context.Context, args []string) (err error) {
 		return nil
 	}
 	if err != nil {
+		return err
+	}
+	if a.fetch {
+		_, err := rocketmq.Libraries(ctx, a.options.Version, a.options.Log)
 		return err
 	}
 	cluster, err := rocketmq.Start(ctx, a.options)
