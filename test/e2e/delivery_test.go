@@ -1,0 +1,189 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	toxiproxy "github.com/Shopify/toxiproxy/v2"
+	"github.com/rs/zerolog"
+	"google.golang.org/grpc"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/test/load"
+)
+
+// traffic is one Producer, one Consumer and the applications on them.
+type traffic struct {
+	t        *testing.T
+	c        *cluster
+	op       *localenv.Operator
+	name     string
+	topic    string
+	ledger   *load.Ledger
+	receives sync.WaitGroup
+	stop     context.CancelFunc
+	failed   chan error
+}
+
+// newTraffic applies the objects, waits for Ready and starts streams receivers, each on the connection that dial gives.
+func newTraffic(t *testing.T, c *cluster, op *localenv.Operator, streams int, dial func() *grpc.ClientConn) *traffic {
+	t.Helper()
+	f := &traffic{t: t, c: c, op: op, name: unique(t), topic: c.topic(t, 8), ledger: load.NewLedger(), failed: make(chan error, streams+1)}
+	c.apply(t, producer(f.name, f.topic), consumer(f.name, "g_"+f.name, f.topic, "ackDeadlineSeconds: 10"))
+	c.waitReady(t, "rmqp/"+f.name, "rmqc/"+f.name)
+	ctx, stop := context.WithCancel(t.Context())
+	f.stop = stop
+	for range streams {
+		connection := dial()
+		f.receives.Go(func() {
+			if err := load.Receive(ctx, connection, f.ledger, load.ReceiveOptions{Consumer: load.Object{Namespace: namespace, Name: f.name}, Outstanding: 100}); err != nil {
+				f.failed <- err
+			}
+		})
+	}
+	t.Cleanup(func() { stop(); f.receives.Wait() })
+	return f
+}
+
+// send sends to the end and fails the test when something was refused for good.
+func (f *traffic) send(messages, callers int, pause time.Duration) {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Minute)
+	defer cancel()
+	err := load.Send(ctx, f.c.dial(f.t, f.op), f.ledger, load.SendOptions{
+		Producer: load.Object{Namespace: namespace, Name: f.name}, Prefix: f.name, Messages: messages, Callers: callers, Bytes: 1024, Pause: pause,
+	})
+	must(f.t, err)
+}
+
+// finish waits until everything is acknowledged, checks the ledger and the broker's own figures, and deletes the objects.
+func (f *traffic) finish() load.Counts {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := load.AwaitAcked(ctx, f.ledger); err != nil {
+		f.t.Errorf("%v; counts %+v", err, f.ledger.Counts())
+	}
+	eventually(f.t, 30*time.Second, "consumer progress at difference 0", func() error {
+		progress, err := f.c.broker.ConsumerProgress(f.t.Context(), "g_"+f.name)
+		if err != nil {
+			return err
+		}
+		if progress.Diff() != 0 {
+			return fmt.Errorf("difference %d", progress.Diff())
+		}
+		return nil
+	})
+	f.stop()
+	f.receives.Wait()
+	select {
+	case err := <-f.failed:
+		f.t.Error(err)
+	default:
+	}
+	if err := f.ledger.Check(); err != nil {
+		f.t.Error(err)
+	}
+	f.c.delete(f.t, "rmqp/"+f.name, "rmqc/"+f.name)
+	counts := f.ledger.Counts()
+	f.t.Logf("ledger: %+v", counts)
+	return counts
+}
+
+func messages() int {
+	if long() {
+		return 20000
+	}
+	return 5000
+}
+
+func TestEverySendOKIsAckedAndHashesAreEqual(t *testing.T) {
+	c := start(t)
+	op := c.operator(t, localenv.OperatorOptions{})
+	f := newTraffic(t, c, op, 3, func() *grpc.ClientConn { return c.dial(t, op) })
+	f.send(20000, 64, 0)
+	counts := f.finish()
+	if counts.Sent != 20000 || counts.Acked != 20000 {
+		t.Errorf("sent %d, acked %d of 20000", counts.Sent, counts.Acked)
+	}
+	if counts.Duplicates != 0 {
+		t.Errorf("%d duplicates without a fault", counts.Duplicates)
+	}
+}
+
+func TestNothingAcknowledgedIsLostWhenTheBrokerIsKilledAndStarted(t *testing.T) {
+	c := start(t)
+	op := c.operator(t, localenv.OperatorOptions{})
+	f := newTraffic(t, c, op, 3, func() *grpc.ClientConn { return c.dial(t, op) })
+	killed := make(chan error, 1)
+	go func() {
+		for f.ledger.Counts().Acked < 1000 && t.Context().Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err := c.broker.KillBroker(); err != nil {
+			killed <- err
+			return
+		}
+		killed <- c.broker.StartBroker(t.Context())
+	}()
+	f.send(20000, 64, 0)
+	must(t, <-killed)
+	counts := f.finish()
+	t.Logf("broker killed: %d duplicates, %d sends retried", counts.Duplicates, counts.SendRetries)
+}
+
+func TestNothingAcknowledgedIsLostWhenReceiversAreReset(t *testing.T) {
+	c := start(t)
+	op := c.operator(t, localenv.OperatorOptions{})
+	between := newLink(t, localenv.Loopback(op.Ports.GRPC))
+	f := newTraffic(t, c, op, 3, func() *grpc.ClientConn {
+		connection, err := op.DialAt(between.Listen, c.appToken)
+		must(t, err)
+		t.Cleanup(func() { _ = connection.Close() })
+		return connection
+	})
+	resets := make(chan int, 1)
+	done, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	defer stop()
+	go func() { resets <- resetEvery(done, between, 2*time.Second) }()
+	f.send(messages(), 64, 200*time.Millisecond*64/time.Duration(max(1, messages()/100)))
+	n := <-resets
+	counts := f.finish()
+	if n < 8 {
+		t.Errorf("only %d resets", n)
+	}
+	t.Logf("%d resets: %d duplicates, %d streams", n, counts.Duplicates, counts.Streams)
+}
+
+// newLink is a TCP link in front of upstream that tests cut.
+func newLink(t *testing.T, upstream string) *toxiproxy.Proxy {
+	t.Helper()
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	link := toxiproxy.NewProxy(server, unique(t), "127.0.0.1:0", upstream)
+	must(t, link.Start())
+	t.Cleanup(link.Stop)
+	return link
+}
+
+// resetEvery closes all connections of the link again and again and answers how often; new ones are taken at once.
+func resetEvery(ctx context.Context, link *toxiproxy.Proxy, period time.Duration) int {
+	ticker := time.NewTicker(period)
+	defer ticker.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return n
+		case <-ticker.C:
+			link.Stop()
+			if err := link.Start(); err != nil {
+				return n
+			}
+		}
+	}
+}

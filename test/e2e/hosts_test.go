@@ -1,0 +1,115 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
+)
+
+func TestAfterEachKillOfTheOperatorTheBrokerListsOneClientPerLiveObject(t *testing.T) {
+	c := start(t)
+	kills := 5
+	if long() {
+		kills = 20
+	}
+	// A killed host's file lock is free at once, so the next process is the same host with another incarnation.
+	options := localenv.OperatorOptions{HostID: unique(t)}
+	op := c.operator(t, options, "connection refused")
+	options.Ports = op.Ports
+	name, topic := unique(t), c.topic(t, 4)
+	c.apply(t, producer(name, topic), consumer(name, "g_"+name, topic))
+	c.waitReady(t, "rmqp/"+name, "rmqc/"+name)
+	for kill := range kills {
+		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond) // a random moment is the point
+		must(t, op.Kill())
+		gone := fmt.Sprintf("%s-%d", name, kill)
+		if kill%5 == 4 { // an object that appears and one that goes while nobody is there
+			c.apply(t, producer(gone, topic))
+		}
+		op = c.operator(t, options, "connection refused")
+		c.waitReady(t, "rmqp/"+name, "rmqc/"+name)
+		eventually(t, 60*time.Second, "one client per live object", func() error { return c.oneClientEach(t.Context(), name) })
+		if kill%5 == 4 {
+			if took := c.delete(t, "rmqp/"+gone); took > 40*time.Second {
+				t.Errorf("delete after a kill took %s", took)
+			}
+		}
+	}
+	if took := c.delete(t, "rmqp/"+name, "rmqc/"+name); took > 40*time.Second {
+		t.Errorf("delete took %s", took)
+	}
+	eventually(t, 30*time.Second, "no client of a deleted object", func() error {
+		if n, err := c.consumers(t.Context(), "g_"+name); err != nil || n != 0 {
+			return fmt.Errorf("%d consumer clients, %v", n, err)
+		}
+		return nil
+	})
+}
+
+// oneClientEach is nil when the broker knows exactly one client of the Producer's and one of the Consumer's group.
+func (c *cluster) oneClientEach(ctx context.Context, name string) error {
+	consumers, err := c.consumers(ctx, "g_"+name)
+	if err != nil {
+		return err
+	}
+	producers, err := c.broker.ProducerConnections(ctx, namespace+"_"+name)
+	if err != nil {
+		return err
+	}
+	if consumers != 1 || len(producers) != 1 {
+		return fmt.Errorf("%d consumer clients and %d producer clients", consumers, len(producers))
+	}
+	return nil
+}
+
+func (c *cluster) consumers(ctx context.Context, group string) (int, error) {
+	connections, err := c.broker.ConsumerConnections(ctx, group)
+	return len(connections), err
+}
+
+func TestTheAPIServerAwayTwiceEndsNoStreamAndNoSend(t *testing.T) {
+	c := start(t)
+	away := 8 * time.Second
+	if long() {
+		away = 30 * time.Second
+	}
+	between := newLink(t, c.control.APIServerAddress())
+	op := c.operator(t, localenv.OperatorOptions{APIServer: between.Listen},
+		"connection refused", "connection reset", "EOF", "http2: client connection lost", "context deadline exceeded", "Client.Timeout")
+	f := newTraffic(t, c, op, 3, func() *grpc.ClientConn { return c.dial(t, op) })
+	streams := f.ledger.Counts().Streams
+
+	sending := make(chan struct{})
+	go func() {
+		defer close(sending)
+		pause := 4 * away / 500
+		f.send(500*16, 16, pause)
+	}()
+	for range 2 {
+		between.Stop()
+		time.Sleep(away) // the outage's length is the test's parameter
+		must(t, between.Start())
+		time.Sleep(away / 2)
+	}
+	<-sending
+	if retries := f.ledger.Counts().SendRetries; retries != 0 {
+		t.Errorf("%d sends failed while the API server was away", retries)
+	}
+	if now := f.ledger.Counts().Streams; now > streams+3 { // three streams opened by the receivers themselves
+		t.Errorf("streams ended while the API server was away: %d opened", now)
+	}
+	late := f.name + "-late"
+	c.apply(t, producer(late, f.topic))
+	c.waitReady(t, "rmqp/"+late)
+	c.delete(t, "rmqp/"+late)
+	f.finish()
+}

@@ -1,0 +1,121 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/test/load"
+)
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
+
+// sample is the operator's size after a cycle.
+type sample struct {
+	goroutines, leftovers, sockets float64
+	heap                           float64
+}
+
+// TestSeedReport_ProducersAndConsumersThatAreDeletedLeaveNothing is the report's first row as tests.md D11: create, use, delete, again and
+// again; the slope of what stays is zero but for the leftovers of the library, which are counted by name.
+func TestSeedReport_ProducersAndConsumersThatAreDeletedLeaveNothing(t *testing.T) {
+	c := start(t)
+	cycles, width := 24, 4
+	if long() {
+		cycles, width = 200, 4
+	}
+	op := c.operator(t, localenv.OperatorOptions{})
+	topic := c.topic(t, 4)
+	connection := c.dial(t, op)
+	var samples []sample
+	for done := 0; done < cycles; done += width {
+		names := make([]string, width)
+		var all sync.WaitGroup
+		for i := range names {
+			names[i] = fmt.Sprintf("cycle-%d-%d", done+i, time.Now().UnixNano()%1e6)
+			all.Go(func() { c.cycle(t, connection, names[i], topic) })
+		}
+		all.Wait()
+		if t.Failed() {
+			return
+		}
+		samples = append(samples, c.sample(t, op))
+	}
+	half := samples[len(samples)/4:] // pools and caches fill in the first quarter
+	per := float64(width)
+	report := func(what string, value func(sample) float64, limit float64) {
+		slope := slope(half, value) / per
+		t.Logf("%s: %.3f a cycle (from %.0f to %.0f)", what, slope, value(half[0]), value(half[len(half)-1]))
+		if slope > limit {
+			t.Errorf("%s grow by %.3f a cycle, limit %.3f", what, slope, limit)
+		}
+	}
+	report("goroutines without the library's named leftovers", func(s sample) float64 { return s.goroutines - s.leftovers }, 0.05)
+	report("sockets without the library's", func(s sample) float64 { return s.sockets }, 0.05+2) // up to two name-server sockets stay for 120 s
+	report("heap bytes", func(s sample) float64 { return s.heap }, 64<<10)                       // 40 KiB are the library's, pinned by cleanExpiredMsg
+}
+
+// cycle is one life: apply, send, receive, acknowledge, delete.
+func (c *cluster) cycle(t *testing.T, connection *grpc.ClientConn, name, topic string) {
+	object, ledger := load.Object{Namespace: namespace, Name: name}, load.NewLedger()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	err := func() error {
+		if err := c.control.Apply(ctx, producer(name, topic)+"---\n"+manifest("Consumer", name, []string{"group: g_" + name, "subscriptions: [{topic: " + topic + ", filter: {tag: none}}]"})); err != nil {
+			return err
+		}
+		if err := c.control.Kubectl(ctx, discard{}, "wait", "-n", namespace, "--for=condition=Ready", "--timeout=60s", "rmqp/"+name, "rmqc/"+name); err != nil {
+			return err
+		}
+		if err := load.Send(ctx, connection, ledger, load.SendOptions{Producer: object, Prefix: name, Messages: 20, Callers: 4, Bytes: 256}); err != nil {
+			return err
+		}
+		receive, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer stop()
+		if err := load.Receive(receive, connection, ledger, load.ReceiveOptions{Consumer: object, Outstanding: 10}); err != nil {
+			return err
+		}
+		return c.control.Kubectl(ctx, discard{}, "delete", "-n", namespace, "--timeout=60s", "rmqp/"+name, "rmqc/"+name)
+	}()
+	if err != nil {
+		t.Errorf("cycle %s: %v", name, err)
+	}
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+func (c *cluster) sample(t *testing.T, op *localenv.Operator) sample {
+	t.Helper()
+	runtime.Gosched()
+	metrics, err := op.Metrics(t.Context(), c.monToken)
+	must(t, err)
+	sockets, err := descriptors(op.PID(), "socket:")
+	must(t, err)
+	return sample{
+		goroutines: metrics["go_goroutines"], sockets: float64(sockets), heap: metrics["go_memstats_heap_inuse_bytes"],
+		leftovers: localenv.Sum(metrics, "rocketmq_proxy_library_leftovers"),
+	}
+}
+
+// slope is the least-squares slope of value over the samples' index.
+func slope(samples []sample, value func(sample) float64) float64 {
+	n := float64(len(samples))
+	var sx, sy, sxx, sxy float64
+	for i, s := range samples {
+		x, y := float64(i), value(s)
+		sx, sy, sxx, sxy = sx+x, sy+y, sxx+x*x, sxy+x*y
+	}
+	return (n*sxy - sx*sy) / (n*sxx - sx*sx)
+}

@@ -1,0 +1,114 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
+)
+
+func TestAnObjectThatCannotWorkSaysWhyAndCanBeDeleted(t *testing.T) {
+	c := start(t)
+	c.operator(t, localenv.OperatorOptions{})
+	topic := c.topic(t, 2)
+	taken := "g_" + unique(t)
+	must(t, c.control.Apply(t.Context(), "apiVersion: v1\nkind: Secret\nmetadata: {name: half, namespace: "+namespace+"}\nstringData: {accessKey: someone}\n"))
+	older := unique(t) + "-older"
+	c.apply(t, consumer(older, taken, topic))
+	c.waitReady(t, "rmqc/"+older)
+
+	for _, refused := range []struct {
+		name, object, manifest, condition, reason, says string
+	}{
+		{"nothing listens at the name server", "rmqp/wrong-ns", producer("wrong-ns", topic, `connection: {nameServers: ["127.0.0.1:1"]}`), "Connected", "BrokerUnavailable", "127.0.0.1:1"},
+		{"an address that is not on the allow-list", "rmqp/meta", producer("meta", topic, `connection: {nameServers: ["169.254.169.254:80"]}`), "Ready", "AddressRefused", "169.254.169.254"},
+		{"the Secret is missing", "rmqp/no-secret", producer("no-secret", topic, `connection: {credentialsSecretRef: {name: nowhere}}`), "CredentialsReady", "SecretNotFound", "nowhere"},
+		{"the Secret lacks a key", "rmqp/no-key", producer("no-key", topic, `connection: {credentialsSecretRef: {name: half}}`), "CredentialsReady", "SecretInvalid", "secretKey"},
+		{"the topic does not exist", "rmqp/no-topic", producer("no-topic", "nowhere"), "Ready", "TopicNotFound", "nowhere"},
+		{"the SQL filter does not parse", "rmqc/bad-sql", manifest("Consumer", "bad-sql", []string{"group: g_bad_sql", fmt.Sprintf(`subscriptions: [{topic: %s, filter: {sql: "a >"}}]`, topic)}), "Ready", "InvalidFilter", "filter"},
+		{"an older Consumer has the group", "rmqc/younger", consumer("younger", taken, topic), "Accepted", "GroupInUse", taken},
+	} {
+		t.Run(refused.name, func(t *testing.T) {
+			c.apply(t, refused.manifest)
+			eventually(t, 30*time.Second, refused.condition+" tells "+refused.reason, func() error {
+				status, reason, message := c.condition(t, refused.object, refused.condition)
+				if status != "False" || reason != refused.reason || !strings.Contains(message, refused.says) {
+					return fmt.Errorf("%s=%q reason %q message %q", refused.condition, status, reason, message)
+				}
+				return nil
+			})
+			if took := c.delete(t, refused.object); took > 40*time.Second {
+				t.Errorf("delete took %s", took)
+			}
+		})
+	}
+	c.delete(t, "rmqc/"+older)
+}
+
+func TestBadInputIsRefusedClearlyAndLosesNothing(t *testing.T) {
+	c := start(t)
+	op := c.operator(t, localenv.OperatorOptions{})
+	topic, name := c.topic(t, 2), unique(t)
+	c.apply(t, producer(name, topic), consumer(name, "g_"+name, topic))
+	c.waitReady(t, "rmqp/"+name, "rmqc/"+name)
+	send := func(producer string) string {
+		return "/v1alpha1/namespaces/" + namespace + "/producers/" + producer + ":send"
+	}
+	receive := func(method string) string {
+		return "/v1alpha1/namespaces/" + namespace + "/consumers/" + name + ":" + method
+	}
+	for _, refused := range []struct {
+		name, token, path, body string
+		code                    int
+		says                    string
+	}{
+		{"an unknown object", c.appToken, send("nobody"), `{"messages":[{"text":"a"}]}`, http.StatusNotFound, "nobody"},
+		{"a topic that is not allowed", c.appToken, send(name), `{"messages":[{"topic":"other","text":"a"}]}`, http.StatusBadRequest, "messages[0].topic"},
+		{"an empty body", c.appToken, send(name), `{"messages":[{"text":""}]}`, http.StatusBadRequest, "messages[0]"},
+		{"a body of 5 MiB", c.appToken, send(name), `{"messages":[{"text":"` + strings.Repeat("a", 5<<20) + `"}]}`, http.StatusBadRequest, "4194304"},
+		{"no messages", c.appToken, send(name), `{}`, http.StatusBadRequest, "messages"},
+		{"an unknown field", c.appToken, send(name), `{"messages":[{"tpoic":"x","text":"a"}]}`, http.StatusBadRequest, "tpoic"},
+		{"a token that is nonsense", c.appToken, receive("ack"), `{"ackTokens":["nonsense"]}`, http.StatusOK, "INVALID"},
+		{"no bearer token", "", send(name), `{"messages":[{"text":"a"}]}`, http.StatusUnauthorized, "token"},
+		{"a bearer token of another audience", c.monToken, send(name), `{"messages":[{"text":"a"}]}`, http.StatusUnauthorized, ""},
+		{"a wait that is too long", c.appToken, receive("pull"), `{"wait":"3600s"}`, http.StatusBadRequest, "wait"},
+	} {
+		t.Run(refused.name, func(t *testing.T) {
+			code, answer, err := op.Post(t.Context(), refused.token, refused.path, refused.body)
+			must(t, err)
+			if code != refused.code || !strings.Contains(string(answer), refused.says) {
+				t.Errorf("%d %.400s; expected %d with %q", code, answer, refused.code, refused.says)
+			}
+		})
+	}
+	t.Run("1,000 messages with one bad among them", func(t *testing.T) {
+		messages := make([]string, 1000)
+		for i := range messages {
+			messages[i] = fmt.Sprintf(`{"text":"m","id":"%s-%d"}`, name, i)
+		}
+		messages[500] = `{"text":"m","topic":"other"}`
+		code, answer, err := op.Post(t.Context(), c.appToken, send(name), `{"messages":[`+strings.Join(messages, ",")+`]}`)
+		must(t, err)
+		stored, failed := strings.Count(string(answer), `"messageId":"`+name), strings.Count(string(answer), `"messages[500].topic"`)
+		if code != http.StatusOK || stored != 999 || failed != 1 {
+			t.Errorf("%d: %d stored, %d refused", code, stored, failed)
+		}
+		eventually(t, 20*time.Second, "999 messages at the broker", func() error {
+			progress, err := c.broker.ConsumerProgress(t.Context(), "g_"+name)
+			if err != nil {
+				return err
+			}
+			if n := progress.Diff(); n != 999 {
+				return fmt.Errorf("%d messages", n)
+			}
+			return nil
+		})
+	})
+	c.delete(t, "rmqp/"+name, "rmqc/"+name)
+}

@@ -1,0 +1,158 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package load drives the data plane as applications do - senders that retry, receivers that reopen their stream - and keeps the ledger by
+// which a test proves that nothing was lost: id, hash, send-ok, delivered, ack-ok.
+package load
+
+import (
+	"fmt"
+	"hash/crc64"
+	"strings"
+	"sync"
+	"time"
+)
+
+var table = crc64.MakeTable(crc64.ECMA)
+
+// Hash is what the ledger compares bodies by.
+func Hash(body []byte) uint64 { return crc64.Checksum(body, table) }
+
+// Ledger is safe for concurrent use.
+type Ledger struct {
+	mu      sync.Mutex
+	entries map[string]*entry
+	// changed is closed and replaced when something was acknowledged.
+	changed chan struct{}
+	faults  []string
+	counts  Counts
+}
+
+type entry struct {
+	hash      uint64
+	sendOK    bool
+	delivered int
+	ackOK     time.Time
+}
+
+// Counts sums up a ledger.
+type Counts struct {
+	// Sent were acknowledged to a sender; Unknown were tried without an OK at the end.
+	Sent, Unknown int
+	// Delivered counts deliveries, Duplicates those beyond the first of each id.
+	Delivered, Duplicates int
+	// Acked counts ids with an ack-ok; AfterAck counts deliveries that began after their ack-ok.
+	Acked, AfterAck int
+	// SendRetries and AckRetries count answers that made an application try again; Streams counts streams opened.
+	SendRetries, AckRetries, Streams int
+	// Expired counts acks that came too late by the proxy's word.
+	Expired int
+}
+
+// NewLedger returns an empty ledger.
+func NewLedger() *Ledger {
+	return &Ledger{entries: map[string]*entry{}, changed: make(chan struct{})}
+}
+
+// Trying notes that id with body is about to be sent.
+func (l *Ledger) Trying(id string, body []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries[id] = &entry{hash: Hash(body)}
+}
+
+// SendOK notes that the proxy acknowledged id to its sender.
+func (l *Ledger) SendOK(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries[id].sendOK = true
+}
+
+// Delivered notes a delivery that was read at the time at. Unknown ids and wrong bodies are faults.
+func (l *Ledger) Delivered(id string, body []byte, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counts.Delivered++
+	e := l.entries[id]
+	switch {
+	case e == nil:
+		l.fault("id %q was delivered and never sent", id)
+		return
+	case e.hash != Hash(body):
+		l.fault("id %q was delivered with another body", id)
+	}
+	if e.delivered > 0 {
+		l.counts.Duplicates++
+	}
+	if !e.ackOK.IsZero() && at.After(e.ackOK) {
+		l.counts.AfterAck++
+	}
+	e.delivered++
+}
+
+// AckOK notes that the proxy confirmed the ack of id.
+func (l *Ledger) AckOK(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.entries[id]; e != nil && e.ackOK.IsZero() {
+		e.ackOK = time.Now()
+		l.counts.Acked++
+		close(l.changed)
+		l.changed = make(chan struct{})
+	}
+}
+
+// Count adds to a field of the counts.
+func (l *Ledger) Count(add func(*Counts)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	add(&l.counts)
+}
+
+func (l *Ledger) fault(format string, args ...any) {
+	if len(l.faults) < 20 {
+		l.faults = append(l.faults, fmt.Sprintf(format, args...))
+	}
+}
+
+// Counts answers the sums as they are now.
+func (l *Ledger) Counts() Counts {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.counts
+	for _, e := range l.entries {
+		if e.sendOK {
+			c.Sent++
+		} else {
+			c.Unknown++
+		}
+	}
+	return c
+}
+
+// Missing answers how many messages were acknowledged to a sender and have no ack-ok, and a channel that is closed at the next ack-ok.
+func (l *Ledger) Missing() (int, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, e := range l.entries {
+		if e.sendOK && e.ackOK.IsZero() {
+			n++
+		}
+	}
+	return n, l.changed
+}
+
+// Check says what is wrong: anything acknowledged to a sender without an ack-ok, wrong bodies, ids nobody sent. Nil = nothing was lost.
+func (l *Ledger) Check() error {
+	missing, _ := l.Missing()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if missing > 0 {
+		l.fault("%d messages were acknowledged to a sender and never came to an ack-ok", missing)
+	}
+	if len(l.faults) == 0 {
+		return nil
+	}
+	return fmt.Errorf("ledger: %s", strings.Join(l.faults, "; "))
+}
