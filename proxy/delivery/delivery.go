@@ -96,10 +96,14 @@ type ReceiverOptions struct {
 type DrainReport struct {
 	// InFlight is what was leased to the window when the drain began.
 	InFlight int
-	// Acked, nacked or expired since then.
+	// Acked were acknowledged or nacked by applications since then.
 	Acked int
+	// Expired were not answered by their deadline and come again.
+	Expired int
 	// GivenBack had not been seen by an application.
 	GivenBack int
+	// DeadLettered had no attempts left.
+	DeadLettered int
 	// LeftLeased is still with applications: it can be acknowledged until its deadline where the driver allows, else it comes again.
 	LeftLeased int
 	Took       time.Duration

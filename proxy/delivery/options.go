@@ -88,7 +88,7 @@ type Observer interface {
 	Delivered(n, redelivered int)
 	// Ended: n deliveries ended in this way.
 	Ended(e Ending, n int)
-	// WindowFull: fetching stopped because the window is full although a receiver has credit.
+	// WindowFull: fetching stopped because the window is full. Once; again after it was half empty in between.
 	WindowFull()
 	// FetchFailed: a Fetch failed; the window tries again by itself.
 	FetchFailed(err error)

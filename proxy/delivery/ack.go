@@ -1,0 +1,433 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+)
+
+const (
+	// maxNackDelay is the longest delay that Nack asks for.
+	maxNackDelay = 2 * time.Hour
+	// answersAtOnce bounds the driver calls of one Nack or Modify that run side by side.
+	answersAtOnce = 8
+	// maxRounds bounds how often one call waits for other calls on the same token.
+	maxRounds = 8
+
+	detailShutdown = "this host is shutting the consumer down; send it again, to another host"
+)
+
+// opKind is what an operation does.
+type opKind uint8
+
+const (
+	opAck opKind = iota
+	opNack
+	opModify
+)
+
+// operation is one Ack, Nack or Modify call with the driver calls that it makes. Flights point to it while it runs, so that each flight has
+// one driver call at a time. All fields but kind and ctx are guarded by mu.
+type operation struct {
+	kind   opKind
+	ctx    context.Context
+	cancel context.CancelFunc
+	// done is made by the first who waits, and closed at the end.
+	done chan struct{}
+}
+
+// answering is one token on its way through an operation.
+type answering struct {
+	index   int
+	content content
+	// delay of a Nack, lease of a Modify; both clamped.
+	delay, lease time.Duration
+
+	// flight is the claimed one, nil for a delivery that this window has no record of; handle is what the driver is called with.
+	flight *flight
+	handle driver.Handle
+
+	// What the driver said.
+	err       error
+	effective time.Duration
+	renewed   driver.Handle
+	deadline  time.Time
+	// live: the window keeps the record of the renewed delivery.
+	live bool
+}
+
+// Ack acknowledges. It answers one result per token, in order; many tokens make one call of the driver. It waits for that call: OK means
+// what Capabilities.AckConfirmed says. A repeated ack of a token is OK until the token's deadline; concurrent ones share one call.
+func (w *Window) Ack(ctx context.Context, tokens []string) []Result {
+	return w.answer(ctx, opAck, len(tokens), func(i int) (string, time.Duration) { return tokens[i], 0 })
+}
+
+// Nack gives deliveries back, to come again after about their delay (0 to 2 h; other values are clamped) with the attempt raised. The
+// results show the effective delays. A repeated nack of a token is OK until the token's deadline.
+func (w *Window) Nack(ctx context.Context, nacks []Nack) []Result {
+	return w.answer(ctx, opNack, len(nacks), func(i int) (string, time.Duration) { return nacks[i].Token, nacks[i].Delay })
+}
+
+// Modify moves deadlines to now + AckDeadline (1 s to MaxLease; other values are clamped). The results show the new tokens, which alone are
+// good from then on, and the real deadlines.
+func (w *Window) Modify(ctx context.Context, mods []Modify) []Result {
+	return w.answer(ctx, opModify, len(mods), func(i int) (string, time.Duration) { return mods[i].Token, mods[i].AckDeadline })
+}
+
+// answer is the way of all three: open and judge the tokens, then claim, call the driver and settle, in rounds. A further round is needed
+// only for tokens on which another call was at work.
+func (w *Window) answer(ctx context.Context, kind opKind, n int, item func(int) (string, time.Duration)) []Result {
+	results := make([]Result, n)
+	todo := make([]*answering, 0, n)
+	space := make([]answering, n)
+	for i := range n {
+		token, d := item(i)
+		results[i].Token = token
+		a := &space[i]
+		a.index, a.delay = i, min(max(d, 0), maxNackDelay)
+		a.lease = d
+		if w.judge(token, a, &results[i]) {
+			todo = append(todo, a)
+		}
+	}
+	for round := 0; len(todo) > 0; round++ {
+		if round == maxRounds {
+			for _, a := range todo {
+				results[a.index].set(Retry, "other calls are at work on the same delivery")
+			}
+			return results
+		}
+		todo = w.round(ctx, kind, todo, results)
+	}
+	return results
+}
+
+func (r *Result) set(o Outcome, detail string) { r.Outcome, r.Detail = o, detail }
+
+// judge opens a token. It reports whether the token goes on to the table and the driver; otherwise r is the answer.
+func (w *Window) judge(token string, a *answering, r *Result) bool {
+	c, err := w.sealer.openContent(token, w.origin)
+	switch {
+	case errors.Is(err, errUnknownKey):
+		r.set(Expired, "the token was "+err.Error()+"; the message comes again")
+		return false
+	case err != nil:
+		r.set(Invalid, err.Error())
+		return false
+	case !c.local && c.consumerUID != w.origin.ConsumerUID:
+		r.set(Invalid, "an ack token of another Consumer")
+		return false
+	}
+	a.content, a.handle = c, c.handle
+	switch {
+	case c.deadline <= w.now():
+		r.set(Expired, "the ack deadline has passed")
+	case c.local && c.id != 0 || w.caps.AckFromAnyHost:
+		return true
+	default:
+		w.judgeForeign(c, r)
+	}
+	return false
+}
+
+// judgeForeign answers for a delivery of another window with a driver that must be asked on the host that fetched.
+func (w *Window) judgeForeign(c content, r *Result) {
+	switch {
+	case c.host == w.origin.Host && c.incarnation == w.origin.Incarnation:
+		r.set(Expired, "the client that delivered it was replaced on this host; the message comes again")
+	case c.host == w.origin.Host:
+		r.set(Expired, "delivered by an earlier process of host "+c.host+"; the message comes again")
+	case w.peer != nil && w.peer(c.host, c.incarnation) == PeerGone:
+		r.set(Expired, "delivered by host "+c.host+", which is gone; the message comes again")
+	default:
+		r.set(Retry, "delivered by host "+c.host+"; send it there")
+	}
+}
+
+// waiting is a token on which another operation is at work.
+type waiting struct {
+	a    *answering
+	f    *flight
+	kind opKind
+	// done is closed at that operation's end; nil when it is the caller's own, which has a token twice.
+	done <-chan struct{}
+}
+
+// round claims what can be claimed, calls the driver, settles, and answers what has to be looked at again.
+func (w *Window) round(ctx context.Context, kind opKind, todo []*answering, results []Result) (again []*answering) {
+	op := w.begin(ctx, kind)
+	if op == nil {
+		for _, a := range todo {
+			results[a.index].set(Retry, detailShutdown)
+		}
+		return nil
+	}
+	claimed, others := w.claim(op, todo, results)
+	w.callDriver(op, claimed)
+	w.settle(op, claimed, results)
+	if kind == opModify {
+		w.sealRenewed(claimed, results)
+	}
+	for _, o := range others {
+		if w.await(ctx, o, kind, &results[o.a.index]) {
+			again = append(again, o.a)
+		}
+	}
+	return again
+}
+
+// begin registers an operation, so that Close can end and join it; nil after Close.
+func (w *Window) begin(ctx context.Context, kind opKind) *operation {
+	op := &operation{kind: kind}
+	op.ctx, op.cancel = context.WithCancel(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		op.cancel()
+		return nil
+	}
+	w.wg.Add(1)
+	w.ops[op] = struct{}{}
+	return op
+}
+
+// claim finds each token's delivery and reserves it for op.
+func (w *Window) claim(op *operation, todo []*answering, results []Result) (claimed []*answering, others []waiting) {
+	claimed = todo[:0]
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.now()
+	for _, a := range todo {
+		f := w.flights[a.content.id]
+		switch {
+		case !a.content.local || a.content.id == 0:
+			claimed = append(claimed, a)
+		case a.content.deadline <= now:
+			results[a.index].set(Expired, "the ack deadline has passed")
+		case f == nil:
+			w.endedLocked(op.kind, a.content, &results[a.index])
+		case f.generation != a.content.generation:
+			results[a.index].set(Expired, "replaced by a newer token")
+		case f.op != nil:
+			if f.op != op && f.op.done == nil {
+				f.op.done = make(chan struct{})
+			}
+			other := waiting{a: a, f: f, kind: f.op.kind}
+			if f.op != op {
+				other.done = f.op.done
+			}
+			others = append(others, other)
+		default:
+			f.op = op
+			a.flight, a.handle = f, f.handle
+			claimed = append(claimed, a)
+		}
+	}
+	if op.kind == opModify {
+		for _, a := range claimed {
+			a.lease = min(max(a.lease, minLease), w.settings.MaxLease)
+		}
+	}
+	return claimed, others
+}
+
+// endedLocked answers for a delivery that is not in flight any more although its token's deadline has not passed.
+func (w *Window) endedLocked(kind opKind, c content, r *Result) {
+	v := w.voids[c.id]
+	switch {
+	case v != nil && v.void == voidNacked && kind == opNack && v.generation == c.generation:
+		r.set(OK, "")
+		r.EffectiveDelay = v.answer.EffectiveDelay
+	case v != nil:
+		r.set(Expired, v.void.String())
+	case c.id <= w.voidFloor:
+		r.set(Expired, "no longer known on this host")
+	case kind == opAck:
+		r.set(OK, "")
+	default:
+		r.set(Expired, "acknowledged already")
+	}
+}
+
+// callDriver makes op's driver calls: one for all acks, one each, a few at a time, for the others.
+func (w *Window) callDriver(op *operation, claimed []*answering) {
+	if len(claimed) == 0 {
+		return
+	}
+	switch op.kind {
+	case opAck:
+		handles := make([]driver.Handle, len(claimed))
+		for i, a := range claimed {
+			handles[i] = a.handle
+		}
+		for i, err := range w.callAck(op.ctx, handles) {
+			claimed[i].err = err
+		}
+	case opNack:
+		each(claimed, func(a *answering) { a.effective, a.err = w.callNack(op.ctx, a.handle, a.delay) })
+	case opModify:
+		each(claimed, func(a *answering) { a.renewed, a.deadline, a.err = w.callExtend(op.ctx, a.handle, a.lease) })
+	}
+}
+
+// each calls fn for all, at most answersAtOnce side by side, and returns when all have returned.
+func each(all []*answering, fn func(*answering)) {
+	if len(all) == 1 {
+		fn(all[0])
+		return
+	}
+	var wg sync.WaitGroup
+	next := make(chan *answering)
+	for range min(answersAtOnce, len(all)) {
+		wg.Go(func() {
+			for a := range next {
+				fn(a)
+			}
+		})
+	}
+	for _, a := range all {
+		next <- a
+	}
+	close(next)
+	wg.Wait()
+}
+
+// settle writes what the driver said into the window and the results, and ends op.
+func (w *Window) settle(op *operation, claimed []*answering, results []Result) {
+	w.mu.Lock()
+	var e effects
+	now := w.now()
+	for _, a := range claimed {
+		r := &results[a.index]
+		w.settleOneLocked(op.kind, a, r, now, &e)
+		if f := a.flight; f != nil {
+			f.answer, f.op = *r, nil
+			if f.lapsed {
+				w.lapseLocked(f, now, &e)
+			}
+		}
+	}
+	delete(w.ops, op)
+	op.cancel()
+	if op.done != nil {
+		close(op.done)
+	}
+	w.refillLocked()
+	w.unlockAnd(&e)
+	w.wg.Done()
+}
+
+func (w *Window) settleOneLocked(kind opKind, a *answering, r *Result, now int64, e *effects) {
+	f := a.flight
+	live := f != nil && f.state != ended
+	switch {
+	case a.err != nil:
+		over := w.explain(a.err, r)
+		if over && live {
+			w.endLocked(f, voidLeaseOver, now)
+			e.ended(Lapsed, 1)
+		}
+	case kind == opAck:
+		r.set(OK, "")
+		if live {
+			w.endLocked(f, notVoid, now)
+			e.ended(Acked, 1)
+		}
+	case kind == opNack:
+		r.set(OK, "")
+		r.EffectiveDelay = a.effective
+		if live {
+			f.answer = *r
+			w.endLocked(f, voidNacked, now)
+			e.ended(Nacked, 1)
+		}
+	case kind == opModify:
+		r.set(OK, "")
+		r.Deadline = a.deadline
+		if live {
+			w.renewLocked(f, a)
+		}
+	}
+}
+
+// explain answers for a driver's error, and reports whether the lease is over for certain.
+func (w *Window) explain(err error, r *Result) bool {
+	switch driver.ReasonOf(err) {
+	case driver.LeaseExpired:
+		r.set(Expired, "the lease in RocketMQ has ended; the message comes, or came, again")
+		return true
+	case driver.InvalidHandle:
+		r.set(Expired, "the client that delivered it is gone; the message comes, or came, again")
+		return true
+	default:
+		detail := fmt.Sprintf("the effect is unknown: %v", err)
+		if w.life.Err() != nil {
+			detail = detailShutdown
+		}
+		r.set(Retry, detail)
+		return false
+	}
+}
+
+// renewLocked gives f its new lease and makes its earlier tokens void.
+func (w *Window) renewLocked(f *flight, a *answering) {
+	f.generation++
+	f.handle, f.deadline = a.renewed, a.deadline
+	f.until = w.steady(a.deadline)
+	f.tokenUntil = max(f.tokenUntil, f.until)
+	f.lapsed = false
+	w.heap.reschedule(f, f.until)
+	a.live = true
+	a.content = content{id: f.id, generation: f.generation, deadline: f.until, handle: f.handle}
+}
+
+// sealRenewed makes the new tokens, outside the lock. One of a delivery that this window has no record of says id 0: whoever gets it asks
+// the driver.
+func (w *Window) sealRenewed(claimed []*answering, results []Result) {
+	for _, a := range claimed {
+		r := &results[a.index]
+		if r.Outcome != OK {
+			continue
+		}
+		c := a.content
+		if !a.live {
+			c = content{deadline: w.steady(a.deadline), handle: a.renewed}
+		}
+		token, err := w.sealer.sealContent(w.origin.prefix, &c)
+		if err != nil {
+			w.log.Error(err, "could not make an ack token after the deadline was moved; the message comes again at the new deadline")
+			r.set(Expired, err.Error())
+			continue
+		}
+		r.NewToken = token
+	}
+}
+
+// await waits for another operation on the same delivery. An ack or nack shares the answer of another of its kind; everything else is looked
+// at again afterwards, which await reports.
+func (w *Window) await(ctx context.Context, o waiting, kind opKind, r *Result) (again bool) {
+	if o.done != nil {
+		select {
+		case <-o.done:
+		case <-ctx.Done():
+			r.set(Retry, "another call on the same delivery is still under way")
+			return false
+		}
+	}
+	if o.kind != kind || kind == opModify {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	token := r.Token
+	*r = o.f.answer
+	r.Token = token
+	return false
+}

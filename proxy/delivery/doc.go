@@ -1,0 +1,42 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package delivery is the window between RocketMQ and the applications that receive: it decides who gets which message, remembers what is
+// in flight, and turns ack tokens into acknowledgements.
+//
+// A [Window] belongs to one Consumer on one host. Receivers (streams, long polls) attach with a credit in messages and bytes. While some
+// receiver has credit, one goroutine (the dispatcher) fetches from the driver: never more than the credits of the receivers with the same
+// lease, never more than the window's room. So a full window stops the fetching, and nothing is ever discarded. A Consumer that nobody
+// receives from costs no goroutine.
+//
+// The life of a leased message (flight.go):
+//
+//	Fetch -> queued (placed with a receiver, in turn) -> taken (its token exists) -> written -> acknowledged, nacked, or expired
+//	Fetch -> held (fits no byte credit; placed first when it does) -> queued, or given back when half of its lease is gone
+//	Fetch -> burying (attempts exhausted) -> dead-letter topic; when the write fails the original stays and comes again
+//
+// What no application has seen is given back (attempt unchanged): when its receiver goes away, when the transport refuses it, when half of
+// its lease is gone before it was taken, and when the window drains. What was written stays leased to its deadline. Nothing is nacked by us.
+//
+// # Tokens
+//
+// A token (token.go, sealer.go) is sealed and self-contained: who delivered, which delivery, which of its deadlines, and the driver's
+// handle. Another host can open it when it has the key, and use the handle when the driver allows (Capabilities.AckFromAnyHost). Delivery
+// ids are sequential, so that "not in flight, not void, deadline not passed" means acknowledged: a repeated ack is OK without a memory of
+// what was acknowledged. Only void tokens (nacked, given back, shortened) are remembered, until their deadline and in a bounded number.
+//
+// # Locks and time
+//
+// One mutex per window; driver calls, observers and token sealing happen outside it (effects.go collects them). One heap and one timer
+// serve all deadlines. Time is the window's steady clock, which a change of the wall clock does not move.
+//
+// # Trade-offs taken
+//
+// While a message is held because it is larger than what is left of its receivers' byte credit, fetching for their lease stops for a quarter
+// of that message's lease, so that a receiver runs empty and can take it; then the others go on. A Fetch under way is not shortened when one
+// of several receivers leaves: what nobody wants any more is given back when it arrives. Receivers with different leases share the driver
+// in turns of half a second while it has nothing.
+//
+// If you debug: "why is nothing delivered" - wantLocked in dispatch.go; "why EXPIRED" - judge and endedLocked in ack.go; "why did it come
+// again" - sweepLocked in expiry.go.
+package delivery
