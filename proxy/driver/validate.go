@@ -54,16 +54,15 @@ func ValidateTopic(topic string) error {
 	case strings.HasPrefix(topic, "%RETRY%"):
 		return Errorf(InvalidMessage, "topic", "%q is a retry topic, which only RocketMQ itself writes", topic)
 	}
-	for _, c := range []byte(topic) {
-		if !topicByte(c) {
-			return Errorf(InvalidMessage, "topic", "%q has a character that RocketMQ does not take: use a-z, A-Z, 0-9, %%, |, - and _", topic)
-		}
+	if strings.ContainsFunc(topic, badNameRune) {
+		return Errorf(InvalidMessage, "topic", "%q has a character that RocketMQ does not take: use a-z, A-Z, 0-9, %%, |, - and _", topic)
 	}
 	return nil
 }
 
-func topicByte(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '%' || c == '|' || c == '-' || c == '_'
+// badNameRune finds what names of topics and groups must not contain.
+func badNameRune(c rune) bool {
+	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '%' || c == '|' || c == '-' || c == '_')
 }
 
 func validateID(m *Message) error {

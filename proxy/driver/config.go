@@ -1,0 +1,90 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package driver
+
+import (
+	"net"
+	"strconv"
+	"strings"
+)
+
+// MaxGroupBytes bounds a group's name: "%RETRY%" and a namespace come before it in the name of its retry topic, which is a topic.
+const MaxGroupBytes = 120
+
+// Validate finds what can never work in a producer's configuration; the error is an *Error with reason Invalid and the field's name.
+func (c *ProducerConfig) Validate() error {
+	if err := validateCommon(&c.Connection, c.Group); err != nil {
+		return err
+	}
+	if len(c.Topics) == 0 {
+		return Errorf(Invalid, "topics", "name at least one topic")
+	}
+	for i, topic := range c.Topics {
+		if err := configTopic("topics["+strconv.Itoa(i)+"]", topic); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Validate finds what can never work in a consumer's configuration, but for the text of SQL filters, which the broker judges; the error is an *Error
+// with reason Invalid and the field's name.
+func (c *ConsumerConfig) Validate() error {
+	if err := validateCommon(&c.Connection, c.Group); err != nil {
+		return err
+	}
+	if len(c.Subscriptions) == 0 {
+		return Errorf(Invalid, "subscriptions", "name at least one topic")
+	}
+	if c.StartFrom != Latest && c.StartFrom != Earliest {
+		return Errorf(Invalid, "startFrom", "%q is neither Latest nor Earliest", c.StartFrom)
+	}
+	seen := make(map[string]bool, len(c.Subscriptions))
+	for i, s := range c.Subscriptions {
+		field := "subscriptions[" + strconv.Itoa(i) + "]"
+		if err := configTopic(field+".topic", s.Topic); err != nil {
+			return err
+		}
+		if seen[s.Topic] {
+			return Errorf(Invalid, field+".topic", "topic %q is subscribed twice; join the filters into one", s.Topic)
+		}
+		seen[s.Topic] = true
+		if s.Tag != "" && s.SQL != "" {
+			return Errorf(Invalid, field+".filter", "tag and sql are both set; choose one")
+		}
+	}
+	return nil
+}
+
+func validateCommon(c *Connection, group string) error {
+	if c.AllowAddress == nil {
+		return Errorf(Invalid, "connection", "AllowAddress is nil; it must decide about each address")
+	}
+	for i, address := range c.NameServers {
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+			return Errorf(Invalid, "connection.nameServers["+strconv.Itoa(i)+"]", "%q is not host:port", address)
+		}
+	}
+	switch {
+	case group == "":
+		return Errorf(Invalid, "group", "the group is empty")
+	case len(group) > MaxGroupBytes:
+		return Errorf(Invalid, "group", "the group has %d bytes, RocketMQ takes at most %d", len(group), MaxGroupBytes)
+	case strings.ContainsFunc(group, badNameRune):
+		return Errorf(Invalid, "group", "%q has a character that RocketMQ does not take: use a-z, A-Z, 0-9, %%, |, - and _", group)
+	}
+	return nil
+}
+
+func configTopic(field, topic string) error {
+	switch {
+	case topic == "":
+		return Errorf(Invalid, field, "the topic is empty")
+	case len(topic) > MaxTopicBytes:
+		return Errorf(Invalid, field, "the topic has %d bytes, RocketMQ takes at most %d", len(topic), MaxTopicBytes)
+	case strings.ContainsFunc(topic, badNameRune):
+		return Errorf(Invalid, field, "%q has a character that RocketMQ does not take: use a-z, A-Z, 0-9, %%, |, - and _", topic)
+	}
+	return nil
+}

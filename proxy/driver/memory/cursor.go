@@ -1,0 +1,306 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package memory
+
+import (
+	"cmp"
+	"container/heap"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+)
+
+// group is a consumer group. Guarded by Broker.mu, as everything in this file.
+type group struct {
+	name    string
+	id      uint64
+	cursors map[string]*cursor
+	byID    map[uint64]*cursor
+	// members is the number of open Consumers.
+	members int
+}
+
+// never is a due time that does not come.
+const never = time.Duration(math.MaxInt64)
+
+// held is a message that was fetched and is not acknowledged.
+type held struct {
+	*stored
+	attempt int
+	// generation names the current lease; 0 = not leased.
+	generation uint64
+	owner      *consumer
+	// due is the lease's end, or when a delayed message is ready. index is its place in the heap, -1 = in the ready list.
+	due   time.Duration
+	index int
+}
+
+// cursor is how far a group has come in a topic.
+type cursor struct {
+	group *group
+	topic *topic
+	// positions are the next offsets to hand out, one per queue.
+	positions []int64
+	held      map[place]*held
+	due       dueHeap
+	// ready is served before new messages: what was given back first, then what expired or was delayed, by its time.
+	ready []*held
+	// turn is the queue that the next Fetch looks at first.
+	turn    int
+	waiters map[*waiter]struct{}
+}
+
+// waiter is a Fetch that waits. signal holds one wake-up, so that none is lost.
+type waiter struct {
+	signal chan struct{}
+	// armed is when it will look by itself.
+	armed time.Duration
+}
+
+func (c *cursor) wake() {
+	for w := range c.waiters {
+		select {
+		case w.signal <- struct{}{}:
+		default: // it has one already
+		}
+	}
+}
+
+// wakeBefore wakes those who would look later than due.
+func (c *cursor) wakeBefore(due time.Duration) {
+	for w := range c.waiters {
+		if due < w.armed {
+			c.wake()
+			return
+		}
+	}
+}
+
+// cursorOf finds the group's cursor or makes it at from.
+func (g *group) cursorOf(t *topic, from driver.StartFrom) *cursor {
+	if c := g.cursors[t.name]; c != nil {
+		return c
+	}
+	c := &cursor{group: g, topic: t, positions: make([]int64, len(t.queues)), held: map[place]*held{}, waiters: map[*waiter]struct{}{}}
+	for i, q := range t.queues {
+		if c.positions[i] = q.next; from == driver.Earliest && len(q.messages) > 0 {
+			c.positions[i] = q.messages[0].offset
+		}
+	}
+	g.cursors[t.name], g.byID[t.id] = c, c
+	t.cursors = append(t.cursors, c)
+	return c
+}
+
+// expire moves what is due to the ready list.
+func (c *cursor) expire(now time.Duration) {
+	for len(c.due) > 0 && c.due[0].due <= now {
+		h := heap.Pop(&c.due).(*held)
+		h.generation, h.owner = 0, nil
+		c.ready = append(c.ready, h)
+	}
+}
+
+func (c *cursor) nextDue() time.Duration {
+	if len(c.due) == 0 {
+		return never
+	}
+	return c.due[0].due
+}
+
+// basket collects what one Fetch takes, within its credit.
+type basket struct {
+	broker   *Broker
+	owner    *consumer
+	request  driver.FetchRequest
+	deadline time.Duration
+	bytes    int64
+	grants   []grant
+}
+
+// grant is what is needed to tell the caller about a lease after the lock is released.
+type grant struct {
+	message    *stored
+	cursor     *cursor
+	attempt    int
+	generation uint64
+}
+
+func (k *basket) full() bool { return len(k.grants) >= k.request.MaxMessages }
+
+// fits lets a first message be larger than the credit, alone.
+func (k *basket) fits(m *stored) bool {
+	return len(k.grants) == 0 || k.bytes+m.Message.Bytes() <= k.request.MaxBytes
+}
+
+// add leases h to the basket's owner; h is in no list.
+func (k *basket) add(c *cursor, h *held) {
+	k.broker.state.lastGeneration++
+	h.generation, h.owner, h.due = k.broker.state.lastGeneration, k.owner, k.deadline
+	h.attempt++
+	heap.Push(&c.due, h)
+	k.bytes += h.Message.Bytes()
+	k.grants = append(k.grants, grant{h.stored, c, h.attempt, h.generation})
+}
+
+// take fills the basket: first what waits again, then new messages from the queues in turn. It reports false when the basket is full.
+func (c *cursor) take(k *basket, matches filter) bool {
+	before := len(k.grants)
+	open := c.takeReady(k)
+	for i := 0; open && i < len(c.topic.queues); i++ {
+		open = c.takeNew(k, (c.turn+i)%len(c.topic.queues), matches)
+	}
+	c.turn = (c.turn + 1) % len(c.topic.queues)
+	if len(k.grants) > before {
+		c.wakeBefore(k.deadline)
+	}
+	return open
+}
+
+func (c *cursor) takeReady(k *basket) bool {
+	for len(c.ready) > 0 {
+		h := c.ready[0]
+		if k.full() || !k.fits(h.stored) {
+			return false
+		}
+		c.ready[0] = nil
+		c.ready = c.ready[1:]
+		k.add(c, h)
+	}
+	return true
+}
+
+func (c *cursor) takeNew(k *basket, number int, matches filter) bool {
+	q := c.topic.queues[number]
+	for i := q.index(c.positions[number]); i < len(q.messages); i++ {
+		m := q.messages[i]
+		if matches == nil || matches(&m.Message) {
+			if k.full() || !k.fits(m) {
+				return false
+			}
+			h := &held{stored: m}
+			m.holders++
+			c.held[place{number, m.offset}] = h
+			k.add(c, h)
+		}
+		c.positions[number] = m.offset + 1
+	}
+	return true
+}
+
+// find returns the message that t leases now. done means that it is acknowledged and t's time has not passed yet.
+func (c *cursor) find(t ticket, now time.Duration) (h *held, done bool) {
+	c.expire(now)
+	h = c.held[t.place]
+	if h != nil {
+		if h.generation != t.generation {
+			return nil, false
+		}
+		return h, false
+	}
+	done = t.place.queue < len(c.positions) && t.place.offset < c.positions[t.place.queue] && now < t.deadline
+	return nil, done
+}
+
+// remove forgets a leased message: it is acknowledged.
+func (c *cursor) remove(h *held) {
+	heap.Remove(&c.due, h.index)
+	delete(c.held, place{h.queue, h.offset})
+	h.holders--
+}
+
+// reschedule gives h another due time; with leased it stays leased under a new generation, otherwise it is delayed.
+func (c *cursor) reschedule(b *Broker, h *held, due time.Duration, leased bool) {
+	h.due, h.generation = due, 0
+	if leased {
+		b.state.lastGeneration++
+		h.generation = b.state.lastGeneration
+	} else {
+		h.owner = nil
+	}
+	heap.Fix(&c.due, h.index)
+	c.wakeBefore(due)
+}
+
+// release ends a lease as if the message had never been fetched; requeue must follow.
+func (c *cursor) release(h *held) {
+	heap.Remove(&c.due, h.index)
+	h.generation, h.owner = 0, nil
+	h.attempt--
+}
+
+// requeue puts released messages at the head of the ready list, in their order.
+func (c *cursor) requeue(hs []*held) {
+	if len(hs) > 0 {
+		c.ready = slices.Concat(hs, c.ready)
+		c.wake()
+	}
+}
+
+// giveBackOf gives back what a Consumer has leased, in the order it was leased.
+func (c *cursor) giveBackOf(owner *consumer) {
+	var hs []*held
+	for _, h := range c.due {
+		if h.owner == owner {
+			hs = append(hs, h)
+		}
+	}
+	slices.SortFunc(hs, func(x, y *held) int { return cmp.Compare(x.generation, y.generation) })
+	for _, h := range hs {
+		c.release(h)
+	}
+	c.requeue(hs)
+}
+
+// releaseAll drops everything that the cursor holds.
+func (c *cursor) releaseAll() {
+	for _, h := range c.held {
+		h.holders--
+	}
+	c.held, c.due, c.ready = nil, nil, nil
+}
+
+// waiting counts what this group has not been handed, or has to be handed again.
+func (c *cursor) waiting(now time.Duration) int64 {
+	c.expire(now)
+	n := int64(len(c.ready))
+	for i, q := range c.topic.queues {
+		n += int64(q.waitingFrom(c.positions[i]))
+	}
+	for _, h := range c.due {
+		if h.generation == 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// dueHeap orders by due time; it keeps each element's index.
+type dueHeap []*held
+
+func (d dueHeap) Len() int           { return len(d) }
+func (d dueHeap) Less(i, j int) bool { return d[i].due < d[j].due }
+func (d dueHeap) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].index, d[j].index = i, j
+}
+
+// Push is for container/heap.
+func (d *dueHeap) Push(x any) {
+	h := x.(*held)
+	h.index = len(*d)
+	*d = append(*d, h)
+}
+
+// Pop is for container/heap.
+func (d *dueHeap) Pop() any {
+	last := len(*d) - 1
+	h := (*d)[last]
+	(*d)[last] = nil
+	*d = (*d)[:last]
+	h.index = -1
+	return h
+}
