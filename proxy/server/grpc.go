@@ -1,0 +1,182 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	_ "google.golang.org/grpc/encoding/gzip" // callers may compress; what a request has after decompression is bounded
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
+)
+
+// streamWorkers are goroutines that grpc-go keeps for calls; a call that finds none free gets its own.
+const streamWorkers = 32
+
+// newGRPC makes the gRPC server with every service registered.
+func (s *Server) newGRPC(config *tls.Config) {
+	l := s.limits
+	options := []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(l.MaxRequestBytes),
+		grpc.MaxConcurrentStreams(uint32(l.MaxConcurrentStreams)),
+		grpc.MaxHeaderListSize(uint32(l.MaxHeaderBytes)),
+		grpc.ConnectionTimeout(l.OpenTimeout),
+		grpc.WaitForHandlers(true),
+		grpc.SharedWriteBuffer(true),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.InTapHandle(tapReceive),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionIdle: l.MaxConnectionIdle,
+			MaxConnectionAge:  l.MaxConnectionAge,
+			// A stream that began just before the connection's end has its own full age and the grace after it.
+			MaxConnectionAgeGrace: l.MaxConnectionAge + 2*l.StreamGrace,
+			Time:                  l.KeepaliveTime,
+			Timeout:               l.KeepaliveTimeout,
+		}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: l.MinClientPing, PermitWithoutStream: true}),
+	}
+	if config != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(config)))
+	}
+	s.grpc = grpc.NewServer(options...)
+	s.grpc.RegisterService(&producerService, s)
+	s.grpc.RegisterService(&consumerService, s)
+	s.health = health.NewServer()
+	healthv1.RegisterHealthServer(s.grpc, s.health)
+	for _, service := range []string{"", producerService.ServiceName, consumerService.ServiceName} {
+		s.health.SetServingStatus(service, healthv1.HealthCheckResponse_SERVING)
+	}
+	reflection.Register(s.grpc)
+}
+
+// The services. The generated descriptors are not used, because their unary handlers read the request before anything of ours runs; see doc.go.
+var (
+	producerService = grpc.ServiceDesc{
+		ServiceName: pb.ProducerService_ServiceDesc.ServiceName,
+		HandlerType: (*any)(nil),
+		Streams:     []grpc.StreamDesc{unary("Send", (*Server).send)},
+		Metadata:    pb.ProducerService_ServiceDesc.Metadata,
+	}
+	consumerService = grpc.ServiceDesc{
+		ServiceName: pb.ConsumerService_ServiceDesc.ServiceName,
+		HandlerType: (*any)(nil),
+		Streams: []grpc.StreamDesc{
+			{StreamName: "Receive", Handler: receiveHandler, ServerStreams: true, ClientStreams: true},
+			{StreamName: "Pull", Handler: pullHandler, ServerStreams: true},
+			unary("Ack", (*Server).ack),
+			unary("Nack", (*Server).nack),
+			unary("ModifyAckDeadline", (*Server).modify),
+		},
+		Metadata: pb.ConsumerService_ServiceDesc.Metadata,
+	}
+	receiveMethod = "/" + pb.ConsumerService_ServiceDesc.ServiceName + "/Receive"
+)
+
+// request is what every request of ours can say.
+type request interface {
+	proto.Message
+	GetNamespace() string
+}
+
+// unary describes a method with one request and one answer.
+func unary[Q, A any, PQ interface {
+	*Q
+	request
+}](name string, do func(*Server, context.Context, *call, PQ) (*A, error)) grpc.StreamDesc {
+	handler := func(server any, stream grpc.ServerStream) error {
+		s := server.(*Server)
+		c := &call{method: name, protocol: "grpc"}
+		return s.serve(stream.Context(), c, s.limits.DefaultDeadline, func(ctx context.Context) error {
+			answer, err := admitted(ctx, s, c, func() (*A, error) {
+				req := PQ(new(Q))
+				if err := s.read(stream, req); err != nil {
+					return nil, err
+				}
+				return do(s, ctx, c, req)
+			})
+			if err != nil {
+				return err
+			}
+			return stream.SendMsg(answer)
+		})
+	}
+	return grpc.StreamDesc{StreamName: name, Handler: handler, ServerStreams: true}
+}
+
+// admitted authenticates the caller, before anything of the request is read, and holds one of its places while do runs.
+func admitted[A any](ctx context.Context, s *Server, c *call, do func() (A, error)) (A, error) {
+	var none A
+	var err error
+	if c.caller, err = s.authenticate(ctx); err != nil {
+		return none, err
+	}
+	if err := s.admission.enterCaller(c.caller.Name, false); err != nil {
+		return none, err
+	}
+	defer s.admission.leaveCaller(c.caller.Name, false)
+	return do()
+}
+
+// read takes one message of the caller and says in our words what is wrong with it.
+func (s *Server) read(stream grpc.ServerStream, into proto.Message) error {
+	err := stream.RecvMsg(into)
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	st := status.Convert(err)
+	switch {
+	case st.Code() == codes.ResourceExhausted && strings.Contains(st.Message(), "larger than max"):
+		return limitReached("MaxRequestBytes", "the request is larger than %d bytes", s.limits.MaxRequestBytes)
+	case st.Code() == codes.Internal && strings.Contains(st.Message(), "unmarshal"):
+		return failure(codes.InvalidArgument, reasonInvalid, "", "the request cannot be decoded: "+st.Message())
+	default:
+		return err
+	}
+}
+
+// cancelKey finds the function that ends a stream in the stream's context.
+type cancelKey struct{}
+
+// tapReceive gives each Receive stream a context that the server can end. It is the one way by which a write that blocks can be interrupted
+// from outside while its handler waits in it.
+func tapReceive(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if info.FullMethodName != receiveMethod {
+		return ctx, nil
+	}
+	ctx, cancel := context.WithCancel(ctx) //nolint:govet // the stream's end cancels the parent, and this one with it
+	return context.WithValue(ctx, cancelKey{}, cancel), nil
+}
+
+// endOfStream is what interrupts a stream whose write blocks. The status goes out first, where grpc-go lets us, so that a receiver that
+// reads again learns why; then the context ends.
+func endOfStream(ctx context.Context, why error) {
+	if transport, ok := grpc.ServerTransportStreamFromContext(ctx).(interface {
+		WriteStatus(*status.Status) error
+	}); ok {
+		_ = transport.WriteStatus(status.Convert(why)) // It fails when the stream has ended already.
+	}
+	if cancel, ok := ctx.Value(cancelKey{}).(context.CancelFunc); ok {
+		cancel()
+	}
+}
+
+// jitter spreads d by up to a tenth, so that what began together does not end together.
+func jitter(d time.Duration, random float64) time.Duration {
+	return d + time.Duration((random-0.5)*0.2*float64(d))
+}

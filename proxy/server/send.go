@@ -1,0 +1,214 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// send stores the messages of one request. Each message is checked and answered on its own; messages of one topic keep their order.
+func (s *Server) send(ctx context.Context, c *call, req *pb.SendRequest) (*pb.SendResponse, error) {
+	c.namespace, c.name = req.GetNamespace(), req.GetProducer()
+	use, err := s.open(ctx, c, maySend, registry.Producer)
+	if err != nil {
+		return nil, err
+	}
+	defer use.Release()
+	switch n := len(req.Messages); {
+	case n == 0:
+		return nil, invalid("messages", "there are none; send 1 to %d", s.limits.MaxMessagesPerCall)
+	case n > s.limits.MaxMessagesPerCall:
+		return nil, invalid("messages", "there are %d; one call takes at most %d (limit MaxMessagesPerCall)", n, s.limits.MaxMessagesPerCall)
+	}
+	sender, spec := use.Client().(Sender), use.Spec()
+	batch := newSendBatch(len(req.Messages))
+	for i, m := range req.Messages {
+		message, problem := s.message(m, spec.Producer)
+		batch.add(i, message, problem)
+	}
+	batch.send(ctx, sender)
+	return s.answerSend(c, batch)
+}
+
+// sendBatch is the messages of one call on their way.
+type sendBatch struct {
+	results []pb.SendResult
+	topics  []*topicBatch // in the order of their first message; nearly always one
+	single  topicBatch
+}
+
+// topicBatch is the messages of one topic and where their results go.
+type topicBatch struct {
+	topic    string
+	messages []*driver.Message
+	places   []int
+}
+
+func newSendBatch(n int) *sendBatch { return &sendBatch{results: make([]pb.SendResult, n)} }
+
+// add takes message i, or its problem.
+func (b *sendBatch) add(i int, m *driver.Message, problem *pb.SendError) {
+	if problem != nil {
+		b.fail(i, problem)
+		return
+	}
+	t := b.of(m.Topic)
+	t.messages = append(t.messages, m)
+	t.places = append(t.places, i)
+}
+
+func (b *sendBatch) of(topic string) *topicBatch {
+	for _, t := range b.topics {
+		if t.topic == topic {
+			return t
+		}
+	}
+	t := &b.single
+	if len(b.topics) > 0 {
+		t = &topicBatch{}
+	}
+	t.topic = topic
+	b.topics = append(b.topics, t)
+	return t
+}
+
+func (b *sendBatch) fail(i int, problem *pb.SendError) {
+	problem.Field = messageField(i, problem.Field)
+	b.results[i].Error = problem
+}
+
+func messageField(i int, field string) string {
+	path := "messages[" + strconv.Itoa(i) + "]"
+	if field == "" {
+		return path
+	}
+	return path + "." + field
+}
+
+// send gives each topic's messages to the sender, topics at the same time, and returns when all are answered.
+func (b *sendBatch) send(ctx context.Context, sender Sender) {
+	var others sync.WaitGroup
+	for i, t := range b.topics {
+		if i == 0 {
+			continue
+		}
+		others.Go(func() { b.sendTopic(ctx, sender, t) })
+	}
+	if len(b.topics) > 0 {
+		b.sendTopic(ctx, sender, b.topics[0])
+	}
+	others.Wait()
+}
+
+func (b *sendBatch) sendTopic(ctx context.Context, sender Sender, t *topicBatch) {
+	results := sender.Send(ctx, t.topic, t.messages)
+	for j, place := range t.places {
+		if err := results[j].Err; err != nil {
+			b.fail(place, sendError(err))
+			continue
+		}
+		b.results[place].MessageId = results[j].MessageID
+	}
+}
+
+// sendError is a driver's error as the protocol tells it.
+func sendError(err error) *pb.SendError {
+	reason := driver.ReasonOf(err)
+	out := &pb.SendError{
+		Code: int32(codeOfReason(reason)), Reason: string(reason), Message: err.Error(), Retryable: driver.Retryable(err),
+	}
+	var detailed *driver.Error
+	if errors.As(err, &detailed) {
+		out.Field, out.Message = detailed.Field, detailed.Message
+	}
+	return out
+}
+
+// answerSend counts the results and makes the answer: OK when at least one message was stored.
+func (s *Server) answerSend(c *call, b *sendBatch) (*pb.SendResponse, error) {
+	response := &pb.SendResponse{Results: make([]*pb.SendResult, len(b.results))}
+	stored := 0
+	var reasons map[string]int
+	for i := range b.results {
+		result := &b.results[i]
+		response.Results[i] = result
+		if result.Error == nil {
+			stored++
+			continue
+		}
+		if reasons == nil {
+			reasons = make(map[string]int)
+		}
+		reasons[result.Error.Reason]++
+	}
+	if stored > 0 {
+		s.observer.Sent(c.namespace, c.name, "OK", stored)
+	}
+	for reason, n := range reasons {
+		s.observer.Sent(c.namespace, c.name, reason, n)
+	}
+	if stored > 0 {
+		return response, nil
+	}
+	return nil, allFailed(response, c.protocol == "grpc")
+}
+
+// allFailed is the error of a call of which nothing was stored. Its code is that of the first message that may be tried again, else of the
+// first: a caller that goes by the code alone must not give up a message that could still be stored.
+func allFailed(response *pb.SendResponse, bounded bool) error {
+	worst := response.Results[0].Error
+	for _, r := range response.Results {
+		if r.Error.Retryable {
+			worst = r.Error
+			break
+		}
+	}
+	text := worst.Field + ": " + worst.Message
+	if n := len(response.Results); n > 1 {
+		text = fmt.Sprintf("none of the %d messages was stored; %s", n, text)
+	}
+	if bounded {
+		var shown int
+		if response, shown = fitDetails(response); shown < len(response.Results) || shown == 0 {
+			text += " (too many results for an error's details)"
+		}
+	}
+	return failureWith(codes.Code(worst.Code), worst.Reason, worst.Field, text, response)
+}
+
+// maxDetailBytes bounds the results inside a gRPC error. They travel in a header, in base64, and the libraries of other languages refuse
+// headers above 8 KiB - the caller would then see an error about headers in place of ours.
+const maxDetailBytes = 4 << 10
+
+// fitDetails makes response small enough: first the sentences that repeat are left out, then the results that do not fit any more, from the end.
+func fitDetails(response *pb.SendResponse) (*pb.SendResponse, int) {
+	if proto.Size(response) <= maxDetailBytes {
+		return response, len(response.Results)
+	}
+	small, told, size := &pb.SendResponse{}, map[string]bool{}, 0
+	for _, r := range response.Results {
+		e := proto.Clone(r.Error).(*pb.SendError)
+		if told[e.Reason] {
+			e.Message = ""
+		}
+		told[e.Reason] = true
+		short := &pb.SendResult{Error: e}
+		if size += proto.Size(short) + 3; size > maxDetailBytes {
+			break
+		}
+		small.Results = append(small.Results, short)
+	}
+	return small, len(small.Results)
+}
