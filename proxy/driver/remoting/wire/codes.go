@@ -1,0 +1,57 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+// Request codes. The numbers are those of org.apache.rocketmq.remoting.protocol.RequestCode, 5.5.0; the ones marked "5.x" are unknown to 4.9.
+const (
+	reqQueryConsumerOffset  = 14
+	reqUpdateConsumerOffset = 15
+	reqSearchOffset         = 29
+	reqGetMaxOffset         = 30
+	reqGetMinOffset         = 31
+	reqHeartBeat            = 34
+	reqUnregisterClient     = 35
+	reqSendMessageBack      = 36
+	reqConsumerList         = 38
+	reqCheckClientConfig    = 46
+	reqGetRoute             = 105
+	reqGetClusterInfo       = 106
+	reqUpdateGroup          = 200
+	reqConsumerConnections  = 203
+	reqConsumeStats         = 208
+	reqSendMessageV2        = 310
+)
+
+// Response codes, from org.apache.rocketmq.remoting.protocol.ResponseCode and RemotingSysResponseCode, 5.5.0.
+const (
+	CodeSuccess              = 0
+	CodeSystemError          = 1
+	CodeSystemBusy           = 2
+	CodeNotSupported         = 3
+	CodeFlushDiskTimeout     = 10
+	CodeSlaveNotAvailable    = 11
+	CodeFlushSlaveTimeout    = 12
+	CodeMessageIllegal       = 13
+	CodeServiceNotAvailable  = 14
+	CodeVersionNotSupported  = 15
+	CodeNoPermission         = 16
+	CodeTopicNotExist        = 17
+	CodeQueryNotFound        = 22
+	CodeSubscriptionBadParse = 23
+	CodeGroupNotExist        = 26
+	CodeInvalidParameter     = 29
+	CodeConsumerNotOnline    = 206
+)
+
+// Bits of the header's flag.
+const (
+	flagResponse = 1 << 0
+	flagOneWay   = 1 << 1
+)
+
+// protocolVersion is what we call ourselves: MQVersion.V5_0_0. Name servers answer a route as plain JSON to 4.9.4 and later only.
+const protocolVersion = 413
+
+// version5 is the first version number of the 5.x line; 4.9.7 answers 407.
+const version5 = 413

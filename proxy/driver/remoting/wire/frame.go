@@ -1,0 +1,107 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Limits of what is read and written. They are checked before memory is taken.
+const (
+	// MaxFrameBytes is the broker's own limit of a frame (com.rocketmq.remoting.frameMaxLength, 16 MiB).
+	MaxFrameBytes = 16 << 20
+	// MaxHeaderBytes bounds the header, which has 24 bits for its length on the wire. Ours and the broker's stay far below.
+	MaxHeaderBytes = 1 << 20
+)
+
+// Serialisation types, the first byte of the second word.
+const (
+	serialJSON    = 0
+	serialCompact = 1
+)
+
+// ErrFrame says that a peer does not speak the protocol; its connection cannot go on.
+var ErrFrame = errors.New("not a frame of the remoting protocol")
+
+func frameErrorf(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrFrame, fmt.Sprintf(format, args...))
+}
+
+// Command is one request or answer.
+type Command struct {
+	Code    int
+	Version int
+	Opaque  int32
+	Flag    int
+	Remark  string
+	Fields  map[string]string
+	Body    []byte
+}
+
+// IsResponse tells an answer from a request of the peer.
+func (c *Command) IsResponse() bool { return c.Flag&flagResponse != 0 }
+
+// AppendFrame writes c as one frame, with a JSON header, to the end of dst.
+//
+//	4 bytes  length of all that follows
+//	1 byte   serialisation type, 3 bytes header length
+//	header, body
+func AppendFrame(dst []byte, c *Command) ([]byte, error) {
+	header := appendJSONHeader(nil, c)
+	if len(header) > MaxHeaderBytes {
+		return dst, frameErrorf("the header of request %d has %d bytes, the limit is %d", c.Code, len(header), MaxHeaderBytes)
+	}
+	length := 4 + len(header) + len(c.Body)
+	if length > MaxFrameBytes {
+		return dst, frameErrorf("request %d has %d bytes, the limit is %d", c.Code, length, MaxFrameBytes)
+	}
+	dst = binary.BigEndian.AppendUint32(dst, uint32(length))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(serialJSON<<24|len(header)))
+	dst = append(dst, header...)
+	return append(dst, c.Body...), nil
+}
+
+// ReadFrame reads one command. An error that is ErrFrame means that the peer sent something else; others come from r.
+func ReadFrame(r *bufio.Reader) (*Command, error) {
+	var prefix [8]byte
+	if _, err := io.ReadFull(r, prefix[:]); err != nil {
+		return nil, err
+	}
+	length := int64(binary.BigEndian.Uint32(prefix[:4]))
+	word := binary.BigEndian.Uint32(prefix[4:])
+	serial, headerLength := word>>24, int64(word&0xffffff)
+	switch {
+	case length < 4 || length > MaxFrameBytes:
+		return nil, frameErrorf("length %d is not between 4 and %d", length, MaxFrameBytes)
+	case headerLength > MaxHeaderBytes || headerLength > length-4:
+		return nil, frameErrorf("header length %d does not fit into a frame of %d bytes (limit %d)", headerLength, length, MaxHeaderBytes)
+	case serial != serialJSON && serial != serialCompact:
+		return nil, frameErrorf("serialisation type %d is not known", serial)
+	}
+	// One allocation for header and body: the body is kept by whoever decodes it.
+	data := make([]byte, length-4)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, noEOF(err)
+	}
+	c, err := decodeHeader(serial, data[:headerLength])
+	if err != nil {
+		return nil, err
+	}
+	if body := data[headerLength:]; len(body) > 0 {
+		c.Body = body
+	}
+	return c, nil
+}
+
+// noEOF keeps a frame that was cut in the middle from looking like a connection that was closed in order.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,101 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Separators in the text of properties.
+const (
+	nameEnd  = "\x01"
+	valueEnd = "\x02"
+)
+
+// neverDeadLetter is a limit of attempts that no message reaches: whoever counts attempts here is the window and not the broker.
+const neverDeadLetter = 1 << 30
+
+// EncodeProperties writes properties as brokers store them, in the order of their names.
+func EncodeProperties(properties map[string]string) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		b.WriteString(name + nameEnd + properties[name] + valueEnd)
+	}
+	return b.String()
+}
+
+// Outgoing is a message for Send.
+type Outgoing struct {
+	ProducerGroup string
+	Topic         string
+	// Queue -1 lets the broker choose; Broker may be empty.
+	Queue      int
+	Broker     string
+	Properties map[string]string
+	Body       []byte
+	BornTime   time.Time
+	// Reconsumed and MaxReconsume matter for a retry topic: with Reconsumed > MaxReconsume the broker stores the message in the
+	// group's dead-letter topic, which it creates if need be.
+	Reconsumed, MaxReconsume int
+}
+
+// Stored says where a message is.
+type Stored struct {
+	Queue  int
+	Offset int64
+	// OffsetID is the broker's own id of the message, not its UNIQ_KEY.
+	OffsetID string
+}
+
+// Send stores one message and waits for the answer. Codes 10 to 12 are errors here: stored, but not as safely as configured.
+func (c *Client) Send(ctx context.Context, address string, m Outgoing) (Stored, error) {
+	fields := map[string]string{
+		"a": m.ProducerGroup, "b": m.Topic, "c": DefaultTopic, "d": "4", "e": strconv.Itoa(m.Queue), "f": "0",
+		"g": strconv.FormatInt(m.BornTime.UnixMilli(), 10), "h": "0", "i": EncodeProperties(m.Properties),
+		"j": strconv.Itoa(m.Reconsumed), "k": "false", "l": strconv.Itoa(m.MaxReconsume), "m": "false",
+	}
+	if m.Broker != "" {
+		fields["n"] = m.Broker
+	}
+	answer, err := c.Invoke(ctx, address, &Command{Code: reqSendMessageV2, Fields: fields, Body: m.Body})
+	if err != nil {
+		return Stored{}, err
+	}
+	queue, err := strconv.Atoi(answer.Fields["queueId"])
+	if err != nil {
+		return Stored{}, frameErrorf("queue id %q is not a number", answer.Fields["queueId"])
+	}
+	offset, err := strconv.ParseInt(answer.Fields["queueOffset"], 10, 64)
+	if err != nil {
+		return Stored{}, frameErrorf("queue offset %q is not a number", answer.Fields["queueOffset"])
+	}
+	return Stored{Queue: queue, Offset: offset, OffsetID: answer.Fields["msgId"]}, nil
+}
+
+// SendBack asks the broker at address to deliver a message again to group, after the delay of that level (1 to 18). The broker stores a copy
+// in the group's retry topic with its count of attempts raised; the caller acknowledges the original.
+func (c *Client) SendBack(ctx context.Context, address string, b Back) error {
+	_, err := c.Invoke(ctx, address, &Command{Code: reqSendMessageBack, Fields: map[string]string{
+		"group": b.Group, "offset": strconv.FormatInt(b.CommitLogOffset, 10), "delayLevel": strconv.Itoa(b.DelayLevel),
+		"originMsgId": b.MessageID, "originTopic": b.Topic, "unitMode": "false", "maxReconsumeTimes": strconv.Itoa(neverDeadLetter),
+		"bname": b.Broker,
+	}})
+	return err
+}
+
+// Back is a delivery that is sent back.
+type Back struct {
+	Group      string
+	Topic      string
+	Broker     string
+	MessageID  string
+	DelayLevel int
+	// CommitLogOffset is where this delivery is in the broker's log.
+	CommitLogOffset int64
+}

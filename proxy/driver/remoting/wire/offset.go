@@ -1,0 +1,83 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package wire
+
+import (
+	"context"
+	"strconv"
+	"time"
+)
+
+// Position is a group's committed offset in a queue.
+type Position struct {
+	Offset int64
+	// Known is false when the group has none. Brokers before 5.0 answer 0 instead for a queue whose first message is still in memory.
+	Known bool
+}
+
+// ConsumerOffset asks for group's position in q.
+func (c *Client) ConsumerOffset(ctx context.Context, q Queue, group string) (Position, error) {
+	cmd := queueCommand(reqQueryConsumerOffset, q)
+	cmd.Fields["consumerGroup"] = group
+	cmd.Fields["setZeroIfNotFound"] = "false"
+	answer, err := c.Invoke(ctx, q.Address, cmd)
+	if code, ok := CodeOf(err); ok && code == CodeQueryNotFound {
+		return Position{}, nil
+	}
+	if err != nil {
+		return Position{}, err
+	}
+	offset, err := offsetOf(answer)
+	return Position{Offset: offset, Known: err == nil}, err
+}
+
+// SetConsumerOffset stores group's position in q and waits for the broker's answer.
+func (c *Client) SetConsumerOffset(ctx context.Context, q Queue, group string, offset int64) error {
+	cmd := queueCommand(reqUpdateConsumerOffset, q)
+	cmd.Fields["consumerGroup"] = group
+	cmd.Fields["commitOffset"] = strconv.FormatInt(offset, 10)
+	_, err := c.Invoke(ctx, q.Address, cmd)
+	return err
+}
+
+// MaxOffset is the offset that the next message of q will get.
+func (c *Client) MaxOffset(ctx context.Context, q Queue) (int64, error) {
+	return c.queueOffset(ctx, queueCommand(reqGetMaxOffset, q), q)
+}
+
+// MinOffset is the offset of the oldest message of q that is still stored.
+func (c *Client) MinOffset(ctx context.Context, q Queue) (int64, error) {
+	return c.queueOffset(ctx, queueCommand(reqGetMinOffset, q), q)
+}
+
+// SearchOffset is the offset of the first message of q that was stored at t or later.
+func (c *Client) SearchOffset(ctx context.Context, q Queue, t time.Time) (int64, error) {
+	cmd := queueCommand(reqSearchOffset, q)
+	cmd.Fields["timestamp"] = strconv.FormatInt(t.UnixMilli(), 10)
+	return c.queueOffset(ctx, cmd, q)
+}
+
+func (c *Client) queueOffset(ctx context.Context, cmd *Command, q Queue) (int64, error) {
+	answer, err := c.Invoke(ctx, q.Address, cmd)
+	if err != nil {
+		return 0, err
+	}
+	return offsetOf(answer)
+}
+
+func queueCommand(code int, q Queue) *Command {
+	return &Command{Code: code, Fields: map[string]string{"topic": q.Topic, "queueId": strconv.Itoa(q.ID), "bname": q.Broker}}
+}
+
+func offsetOf(answer *Command) (int64, error) {
+	text, ok := answer.Fields["offset"]
+	if !ok {
+		return 0, frameErrorf("the answer has no offset")
+	}
+	offset, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, frameErrorf("offset %q is not a number", text)
+	}
+	return offset, nil
+}
