@@ -1,0 +1,148 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// figure is what one contender did in one window.
+type figure struct {
+	// Rate is messages per second.
+	Rate float64 `json:"rate"`
+	// P50 and P99 of a call, in milliseconds; 0 where calls are not timed.
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	// CPU is microseconds of CPU per message of the process under test.
+	CPU float64 `json:"cpu"`
+}
+
+// call does one call and answers how many messages it carried.
+type call func(context.Context) (int, error)
+
+// warm calls for a second, so that connections, pools and the broker's JIT are ready.
+func warm(ctx context.Context, callers int, do call) error {
+	_, err := drive(ctx, callers, time.Second, os.Getpid(), do)
+	return err
+}
+
+// drive runs do from callers goroutines for window and measures; pid is the process whose CPU counts.
+func drive(ctx context.Context, callers int, window time.Duration, pid int, do call) (figure, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	before, err := cpuTime(pid)
+	if err != nil {
+		return figure{}, err
+	}
+	began := time.Now()
+	took := make([][]time.Duration, callers)
+	messages := make([]int, callers)
+	var wg sync.WaitGroup
+	for i := range callers {
+		wg.Go(func() {
+			for time.Since(began) < window && ctx.Err() == nil {
+				start := time.Now()
+				n, err := do(ctx)
+				if err != nil {
+					cancel(err)
+					return
+				}
+				took[i] = append(took[i], time.Since(start))
+				messages[i] += n
+			}
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(began)
+	if ctx.Err() != nil {
+		return figure{}, context.Cause(ctx)
+	}
+	after, err := cpuTime(pid)
+	if err != nil {
+		return figure{}, err
+	}
+	all, total := slices.Concat(took...), 0
+	for _, n := range messages {
+		total += n
+	}
+	if total == 0 {
+		return figure{}, errors.New("no call came to an end")
+	}
+	slices.Sort(all)
+	return figure{
+		Rate: float64(total) / elapsed.Seconds(), CPU: float64((after - before).Microseconds()) / float64(total),
+		P50: milliseconds(all[len(all)/2]), P99: milliseconds(all[len(all)*99/100]),
+	}, nil
+}
+
+// watch measures what count gains in a window.
+func watch(ctx context.Context, window time.Duration, pid int, count func() int64) (figure, error) {
+	before, err := cpuTime(pid)
+	if err != nil {
+		return figure{}, err
+	}
+	began, start := time.Now(), count()
+	select {
+	case <-ctx.Done():
+		return figure{}, ctx.Err()
+	case <-time.After(window):
+	}
+	n, elapsed := count()-start, time.Since(began)
+	after, err := cpuTime(pid)
+	if err != nil {
+		return figure{}, err
+	}
+	if n == 0 {
+		return figure{}, errors.New("nothing came in the window")
+	}
+	return figure{Rate: float64(n) / elapsed.Seconds(), CPU: float64((after - before).Microseconds()) / float64(n)}, nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// cpuTime is a process's user and system time, in steps of 10 ms (Linux's clock tick).
+func cpuTime(pid int) (time.Duration, error) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the name in brackets and may hold blanks: count from its end.
+	fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
+	if len(fields) < 13 {
+		return 0, errors.New("/proc/<pid>/stat has too few fields")
+	}
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
+}
+
+// median of each value on its own.
+func median(figures []figure) figure {
+	pick := func(value func(figure) float64) float64 {
+		values := make([]float64, len(figures))
+		for i, f := range figures {
+			values[i] = value(f)
+		}
+		slices.Sort(values)
+		return values[len(values)/2]
+	}
+	return figure{
+		Rate: pick(func(f figure) float64 { return f.Rate }), CPU: pick(func(f figure) float64 { return f.CPU }),
+		P50: pick(func(f figure) float64 { return f.P50 }), P99: pick(func(f figure) float64 { return f.P99 }),
+	}
+}

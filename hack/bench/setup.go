@@ -1,0 +1,199 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/rocketmq"
+)
+
+const (
+	namespace   = "bench"
+	connections = 4 // of the load generator, to the proxy and to the echo server alike
+)
+
+// bench holds what runs.
+type bench struct {
+	options
+	root, work string
+	stops      []func() error
+
+	broker   *rocketmq.Cluster
+	control  *localenv.ControlPlane
+	operator *localenv.Operator
+	token    string
+	echo     *exec.Cmd
+	proxies  []*grpc.ClientConn
+	echoes   []*grpc.ClientConn
+	groups   int
+}
+
+func (b *bench) stop() error {
+	var errs []error
+	for i := len(b.stops) - 1; i >= 0; i-- {
+		errs = append(errs, b.stops[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// start brings up broker, API server, operator and echo server, and the objects.
+func (b *bench) start(ctx context.Context) error {
+	say("building, and starting RocketMQ 5.5.0 sized for measuring")
+	if err := localenv.EnsureBinaries(ctx, b.root, os.Stderr); err != nil {
+		return err
+	}
+	build := exec.CommandContext(ctx, "make", "--no-print-directory", "build")
+	build.Dir, build.Stdout, build.Stderr = b.root, os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		return err
+	}
+	var err error
+	if b.broker, err = rocketmq.Start(ctx, rocketmq.Options{Measure: true, Log: os.Stderr}); err != nil {
+		return err
+	}
+	b.stops = append(b.stops, b.broker.Stop)
+	if err := b.broker.CreateTopic(ctx, "bench", 8, nil); err != nil {
+		return err
+	}
+	say("starting an API server and the operator")
+	if b.control, err = localenv.StartControlPlane(b.root, b.work); err != nil {
+		return err
+	}
+	b.stops = append(b.stops, b.control.Stop)
+	if err := b.control.Install(ctx, io.Discard); err != nil {
+		return err
+	}
+	if err := b.application(ctx); err != nil {
+		return err
+	}
+	if b.operator, err = b.control.StartOperator(ctx, b.operatorOptions()); err != nil {
+		return err
+	}
+	b.stops = append(b.stops, b.operator.Stop)
+	if err := b.objects(ctx, "Producer", "bench", "topics: [bench]"); err != nil {
+		return err
+	}
+	return b.startEcho(ctx)
+}
+
+func (b *bench) operatorOptions() localenv.OperatorOptions {
+	o := localenv.OperatorOptions{HostID: "bench", NameServers: b.broker.NameServers()}
+	if b.profile != "" {
+		o.ExtraArgs = []string{"--pprof-bind-address=127.0.0.1:" + strconv.Itoa(profilePort)}
+	}
+	return o
+}
+
+func (b *bench) application(ctx context.Context) error {
+	account := "--serviceaccount=" + namespace + ":app"
+	for _, args := range [][]string{
+		{"create", "namespace", namespace},
+		{"create", "serviceaccount", "app", "-n", namespace},
+		{"create", "role", "sends", "-n", namespace, "--verb=send", "--resource=producers.proxy.rocketmq.io"},
+		{"create", "rolebinding", "sends", "-n", namespace, "--role=sends", account},
+		{"create", "role", "receives", "-n", namespace, "--verb=receive", "--resource=consumers.proxy.rocketmq.io"},
+		{"create", "rolebinding", "receives", "-n", namespace, "--role=receives", account},
+	} {
+		if err := b.control.Kubectl(ctx, io.Discard, args...); err != nil {
+			return err
+		}
+	}
+	var err error
+	b.token, err = b.control.ServiceAccountToken(ctx, namespace, "app", localenv.TokenAudience)
+	return err
+}
+
+// objects applies one object per name and waits until all are Ready.
+func (b *bench) objects(ctx context.Context, kind, name string, lines ...string) error {
+	if err := b.control.Apply(ctx, manifest(kind, name, lines...)); err != nil {
+		return err
+	}
+	return b.control.Kubectl(ctx, io.Discard, "wait", "-n", namespace, "--for=condition=Ready", "--timeout=60s", kind+"/"+name)
+}
+
+func manifest(kind, name string, lines ...string) string {
+	return fmt.Sprintf("apiVersion: proxy.rocketmq.io/v1alpha1\nkind: %s\nmetadata: {name: %s, namespace: %s}\nspec:\n  %s\n---\n", kind, name, namespace, strings.Join(lines, "\n  "))
+}
+
+// startEcho starts the echo server with the operator's certificate and dials both servers with equal settings.
+func (b *bench) startEcho(ctx context.Context) error {
+	cmd, out, err := b.worker(ctx, "echo", "--dir", b.operator.Dir)
+	if err != nil {
+		return err
+	}
+	b.echo = cmd
+	b.stops = append(b.stops, func() error {
+		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		_ = cmd.Wait() // it was told to end
+		return nil
+	})
+	address, err := out.ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("the echo server told no address: %w", err)
+	}
+	for range connections {
+		toProxy, err := b.operator.Dial(b.token)
+		if err != nil {
+			return err
+		}
+		toEcho, err := b.operator.DialAt(strings.TrimSpace(address), b.token)
+		if err != nil {
+			return err
+		}
+		b.stops = append(b.stops, toProxy.Close, toEcho.Close)
+		b.proxies, b.echoes = append(b.proxies, toProxy), append(b.echoes, toEcho)
+	}
+	return nil
+}
+
+// worker starts this program again as a contender.
+func (b *bench) worker(ctx context.Context, name string, args ...string) (*exec.Cmd, *bufio.Reader, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	args = append([]string{"--worker", name, "--name-server", b.broker.NameServers()[0], "--window", b.window.String()}, args...)
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	return cmd, bufio.NewReader(out), cmd.Start()
+}
+
+// contend runs a contender to its end and reads its figure.
+func (b *bench) contend(ctx context.Context, name string, args ...string) (figure, error) {
+	cmd, out, err := b.worker(ctx, name, args...)
+	if err != nil {
+		return figure{}, err
+	}
+	var f figure
+	decodeErr := json.NewDecoder(out).Decode(&f)
+	if err := cmd.Wait(); err != nil {
+		return figure{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return f, decodeErr
+}
+
+func say(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
