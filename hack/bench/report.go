@@ -73,7 +73,9 @@ func (b *bench) oneReady(ctx context.Context, name string) (time.Duration, error
 	var created time.Time
 	for decoder := json.NewDecoder(reader); ; {
 		var object struct {
-			Status struct{ Conditions []struct{ Type, Status string } }
+			Status struct {
+				Conditions []struct{ Type, Status string }
+			}
 		}
 		if err := decoder.Decode(&object); err != nil {
 			return 0, fmt.Errorf("watch %s: %w", name, err)
