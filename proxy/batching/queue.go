@@ -5,16 +5,287 @@ package batching
 
 import (
 	"context"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
 
-type Queue struct{}
+// Defaults of Settings that are zero.
+const (
+	defaultInAir              = 2
+	defaultMaxWaitingMessages = 10000
+	defaultMaxWaitingBytes    = 64 << 20
+)
 
-func NewQueue(p driver.Producer, o Options) *Queue { panic("skeleton") }
-func (q *Queue) SetSettings(s Settings)            { panic("skeleton") }
-func (q *Queue) Send(ctx context.Context, topic string, msgs []*driver.Message) []driver.SendResult {
-	panic("skeleton")
+// Queue sends for one Producer. All methods are safe for concurrent use.
+type Queue struct {
+	producer driver.Producer
+	obs      Observer
+	log      logr.Logger
+
+	// life is the queue's own life: Close ends it, and with it each request under way.
+	life    context.Context
+	endLife context.CancelFunc
+	// wg counts runners and direct sends. Add happens under mu while not closed.
+	wg sync.WaitGroup
+
+	// mu guards lockedState and the calls' progress. No driver call and no observer under it.
+	mu sync.Mutex
+	lockedState
 }
-func (q *Queue) Drain(ctx context.Context) DrainReport { panic("skeleton") }
-func (q *Queue) Close()                                { panic("skeleton") }
+
+type lockedState struct {
+	settings Settings
+	draining bool
+	closed   bool
+	quiet    chan struct{}
+	topics   map[string]*topic
+	// inFlight counts the messages that wait or are under way; waiting and waitingBytes those that wait.
+	inFlight     int
+	waiting      int
+	waitingBytes int64
+}
+
+// topic is what is under way and waits for one topic. It exists while there is something.
+type topic struct {
+	name  string
+	inAir int
+	calls []*call
+}
+
+// NewQueue makes a queue over p. It starts nothing. The caller closes p, after Close of the queue.
+func NewQueue(p driver.Producer, o Options) *Queue {
+	q := &Queue{producer: p, obs: o.Observer, log: o.Log}
+	if q.obs == nil {
+		q.obs = nobody{}
+	}
+	if q.log.GetSink() == nil {
+		q.log = logr.Discard()
+	}
+	q.life, q.endLife = context.WithCancel(context.Background())
+	q.topics = map[string]*topic{}
+	q.settings = o.complete()
+	return q
+}
+
+func (s Settings) complete() Settings {
+	if s.InAir <= 0 {
+		s.InAir = defaultInAir
+	}
+	if s.MaxWaitingMessages <= 0 {
+		s.MaxWaitingMessages = defaultMaxWaitingMessages
+	}
+	if s.MaxWaitingBytes <= 0 {
+		s.MaxWaitingBytes = defaultMaxWaitingBytes
+	}
+	return s
+}
+
+// SetSettings changes how the sends to come are treated; what waits still goes.
+func (q *Queue) SetSettings(s Settings) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.settings = s.complete()
+}
+
+// InFlight is the number of messages that wait or are under way.
+func (q *Queue) InFlight() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.inFlight
+}
+
+// Send stores msgs, all for one topic, and answers one result per message, in order. It returns at the latest when ctx ends: what is not
+// decided then has a driver.Timeout error, and what was not sent is not going to be. Too much waiting: driver.Throttled. After Drain
+// or Close has begun: driver.Closed. The messages must not be changed before it returns, nor afterwards when a result is a Timeout.
+func (q *Queue) Send(ctx context.Context, topic string, msgs []*driver.Message) []driver.SendResult {
+	if len(msgs) == 0 {
+		return nil
+	}
+	c := newCall(ctx, topic, msgs)
+	direct, refusal := q.admit(c)
+	switch {
+	case refusal != nil:
+		c.fail(refusal)
+		if refusal.Reason == driver.Throttled {
+			q.obs.Refused(len(msgs))
+		}
+	case direct == passThrough:
+		q.sendStraight(c)
+	case direct == ownSlot:
+		q.sendDirect(c)
+	default:
+		q.wait(c)
+	}
+	return c.results
+}
+
+// way is how a call goes.
+type way int
+
+const (
+	passThrough way = iota
+	ownSlot
+	queued
+)
+
+// admit decides c's way and counts it.
+func (q *Queue) admit(c *call) (way, *driver.Error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.draining {
+		return 0, driver.Errorf(driver.Closed, "", "this host is shutting the producer down; send it again, to another host")
+	}
+	if !q.settings.Enabled {
+		q.wg.Add(1)
+		q.inFlight += len(c.msgs)
+		return passThrough, nil
+	}
+	t := q.topics[c.topic]
+	if t == nil {
+		t = &topic{name: c.topic}
+		q.topics[c.topic] = t
+	}
+	if t.inAir < q.settings.InAir && len(t.calls) == 0 {
+		t.inAir++
+		q.wg.Add(1)
+		q.inFlight += len(c.msgs)
+		return ownSlot, nil
+	}
+	if err := q.overLocked(c); err != nil {
+		return 0, err
+	}
+	c.done = make(chan struct{})
+	t.calls = append(t.calls, c)
+	q.inFlight += len(c.msgs)
+	q.waiting += len(c.msgs)
+	q.waitingBytes += c.bytes
+	if t.inAir < q.settings.InAir {
+		// The slot is free although something waits: that is only the rest of a call whose earlier request is under way.
+		t.inAir++
+		q.wg.Add(1)
+		go q.run(t)
+	}
+	return queued, nil
+}
+
+// overLocked refuses c when too much waits with it. A call that is alone is never refused: the server bounds one call.
+func (q *Queue) overLocked(c *call) *driver.Error {
+	if q.waiting == 0 {
+		return nil
+	}
+	if n, limit := q.waiting+len(c.msgs), q.settings.MaxWaitingMessages; n > limit {
+		return driver.Errorf(driver.Throttled, "", "%d messages would wait to be sent by this producer on this host, the limit (max waiting messages) is %d", n, limit)
+	}
+	if n, limit := q.waitingBytes+c.bytes, q.settings.MaxWaitingBytes; n > limit {
+		return driver.Errorf(driver.Throttled, "", "%d bytes would wait to be sent by this producer on this host, the limit (max waiting bytes) is %d", n, limit)
+	}
+	return nil
+}
+
+// sendStraight is the way without batching: one Send of the driver for the call, which splits it by itself.
+func (q *Queue) sendStraight(c *call) {
+	defer q.wg.Done()
+	ctx, cancel := q.lifetime(c.ctx)
+	defer cancel()
+	copy(c.results, q.request(ctx, c.topic, c.msgs, 1))
+	q.mu.Lock()
+	q.inFlight -= len(c.msgs)
+	q.checkQuietLocked()
+	q.mu.Unlock()
+}
+
+// lifetime is ctx that also ends with the queue.
+func (q *Queue) lifetime(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(q.life, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// sendDirect sends c in its caller's goroutine, which has a slot of the topic; what came meanwhile gets the slot.
+func (q *Queue) sendDirect(c *call) {
+	defer q.wg.Done()
+	ctx, cancel := q.lifetime(c.ctx)
+	defer cancel()
+	for c.next < len(c.msgs) {
+		if ctx.Err() != nil {
+			c.fail(q.givenUp(c.ctx))
+			break
+		}
+		from := c.next
+		c.next = from + c.fitting(q.producer.Limits(), 0, 0)
+		q.sendParts(ctx, c.topic, []part{{c, from, c.next}})
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.inFlight -= len(c.msgs)
+	t := q.topics[c.topic]
+	if len(t.calls) > 0 && !q.closed {
+		q.wg.Add(1)
+		go q.run(t)
+	} else {
+		q.freeSlotLocked(t)
+	}
+	q.checkQuietLocked()
+}
+
+func (q *Queue) freeSlotLocked(t *topic) {
+	if t.inAir--; t.inAir == 0 && len(t.calls) == 0 {
+		delete(q.topics, t.name)
+	}
+}
+
+// Drain refuses new sends and waits until all under way are answered, or ctx ends. It may be called again.
+func (q *Queue) Drain(ctx context.Context) DrainReport {
+	began := time.Now()
+	q.mu.Lock()
+	q.draining = true
+	if q.quiet == nil {
+		q.quiet = make(chan struct{})
+	}
+	quiet := q.quiet
+	report := DrainReport{InFlight: q.inFlight}
+	q.checkQuietLocked()
+	q.mu.Unlock()
+	select {
+	case <-quiet:
+	case <-ctx.Done():
+	case <-q.life.Done():
+	}
+	report.Left = q.InFlight()
+	report.Drained = report.InFlight - report.Left
+	report.Took = time.Since(began)
+	return report
+}
+
+func (q *Queue) checkQuietLocked() {
+	if q.quiet == nil || q.inFlight > 0 {
+		return
+	}
+	select {
+	case <-q.quiet:
+	default:
+		close(q.quiet)
+	}
+}
+
+// Close ends the queue and returns when none of its goroutines and requests is left. What waits is answered with driver.Closed, what is under
+// way by the driver. It works twice and from two goroutines.
+func (q *Queue) Close() {
+	q.mu.Lock()
+	// 1. The gate: nothing new.
+	q.draining, q.closed = true, true
+	// 2. What was not sent has its answer.
+	for _, t := range q.topics {
+		for _, c := range append([]*call(nil), t.calls...) {
+			q.dropLocked(t, c, driver.Errorf(driver.Closed, "", "the producer's client was shut down before this message was sent"))
+		}
+	}
+	q.mu.Unlock()
+	// 3. What is under way is told to end, and waited for outside the lock.
+	q.endLife()
+	q.wg.Wait()
+}

@@ -1,0 +1,125 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package batching
+
+import (
+	"context"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+)
+
+// call is one Send. ctx, topic, msgs and bytes never change. Of a direct call the rest belongs to its caller's goroutine, of a waiting one to
+// the queue's mu; the caller reads results after done.
+type call struct {
+	// ctx is the caller's: it bounds this call and no longer.
+	ctx   context.Context
+	topic string
+	msgs  []*driver.Message
+	bytes int64
+
+	results []driver.SendResult
+	// next is the first message that was not put into a request yet; decided counts the answers.
+	next    int
+	decided int
+	// inAir: a request with messages of this call is under way; the next one waits for it, to keep the order.
+	inAir bool
+	// left: the caller has its answer; results must not be touched any more.
+	left bool
+	done chan struct{}
+	// batch is the request under way.
+	batch *batch
+}
+
+func newCall(ctx context.Context, topic string, msgs []*driver.Message) *call {
+	c := &call{ctx: ctx, topic: topic, msgs: msgs, results: make([]driver.SendResult, len(msgs))}
+	for i, m := range msgs {
+		c.bytes += m.Bytes()
+		c.results[i] = driver.SendResult{MessageID: m.ID, Queue: -1, Offset: -1, Err: errUndecided}
+	}
+	return c
+}
+
+// errUndecided marks a result that nobody has set; no caller sees it.
+var errUndecided = driver.Errorf(driver.Timeout, "", "not decided")
+
+// fail answers everything that is not decided.
+func (c *call) fail(err error) {
+	for i := range c.results {
+		if c.results[i].Err == error(errUndecided) {
+			c.results[i].Err = err
+		}
+	}
+}
+
+// fitting is how many of c's next messages fit a request that has n messages of size bytes already. An empty request takes at least one.
+func (c *call) fitting(limits driver.BatchLimits, n int, size int64) int {
+	count := 0
+	for _, m := range c.msgs[c.next:] {
+		size += m.Bytes()
+		if n++; n > 1 && (n > limits.Messages || size > int64(limits.Bytes)) {
+			break
+		}
+		count++
+	}
+	return count
+}
+
+// wait is the caller's side of a waiting call.
+func (q *Queue) wait(c *call) {
+	select {
+	case <-c.done:
+		return
+	case <-c.ctx.Done():
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if c.left {
+		return
+	}
+	q.dropLocked(q.topics[c.topic], c, q.givenUp(c.ctx))
+}
+
+// givenUp is the answer to a caller whose context has ended.
+func (q *Queue) givenUp(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return driver.Errorf(driver.Closed, "", "the producer's client was shut down before this message was sent")
+	}
+	return driver.Errorf(driver.Timeout, "", "the caller's time ended before the broker's answer: %w", context.Cause(ctx))
+}
+
+// dropLocked takes a waiting call out of the queue and answers what is not decided with err. Its messages that are in a request under way are
+// sent all the same, if others are in it.
+func (q *Queue) dropLocked(t *topic, c *call, err error) {
+	unsent := len(c.msgs) - c.next
+	if unsent > 0 {
+		q.unqueueLocked(t, c)
+		q.waiting -= unsent
+		for _, m := range c.msgs[c.next:] {
+			q.waitingBytes -= m.Bytes()
+		}
+		c.next = len(c.msgs)
+	}
+	c.fail(err)
+	q.finishLocked(c)
+	if b := c.batch; b != nil {
+		b.leave()
+	}
+}
+
+func (q *Queue) unqueueLocked(t *topic, c *call) {
+	for i := range t.calls {
+		if t.calls[i] == c {
+			t.calls = append(t.calls[:i], t.calls[i+1:]...)
+			return
+		}
+	}
+}
+
+// finishLocked gives the caller its answer.
+func (q *Queue) finishLocked(c *call) {
+	c.left = true
+	q.inFlight -= len(c.msgs)
+	close(c.done)
+	q.checkQuietLocked()
+}
