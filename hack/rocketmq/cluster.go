@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -27,9 +26,9 @@ const (
 // run one after the other.
 type Cluster struct {
 	options Options
-	dir     string // home: configuration, store, logs
-	lib     string // jars
-	keep    bool   // the caller named the folder, so it is theirs to remove
+	dir     string    // home: configuration, store, logs
+	lib     string    // jars
+	owner   *fileLock // says that a temporary home is in use; nil for a folder that the caller named, which is theirs to remove
 	ports   *ports
 	admin   Credentials // empty without ACL
 
@@ -58,7 +57,7 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 		return nil, err
 	}
 	began := time.Now()
-	c := &Cluster{options: options, lib: lib, dir: options.Dir, keep: options.Dir != ""}
+	c := &Cluster{options: options, lib: lib, dir: options.Dir}
 	if err := c.prepare(); err != nil {
 		return nil, errors.Join(err, c.Stop())
 	}
@@ -78,8 +77,8 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 
 func (c *Cluster) prepare() (err error) {
 	if c.dir == "" {
-		if c.dir, err = os.MkdirTemp("", "rocketmq-"); err != nil {
-			return fmt.Errorf("create RocketMQ's home: %w", err)
+		if c.dir, c.owner, err = takeHome(c.options.Log); err != nil {
+			return err
 		}
 	}
 	if c.dir, err = filepath.Abs(c.dir); err != nil {
@@ -241,10 +240,8 @@ func (c *Cluster) Stop() error {
 	}
 	c.stopped = true
 	err := errors.Join(c.broker.kill(), c.nameServer.kill())
-	if !c.keep && c.dir != "" {
-		if removeErr := os.RemoveAll(c.dir); removeErr != nil {
-			err = errors.Join(err, fmt.Errorf("remove RocketMQ's home: %w", removeErr))
-		}
+	if c.owner != nil {
+		err = errors.Join(err, removeHome(c.dir, c.owner))
 	}
 	if c.ports != nil {
 		c.ports.release()

@@ -134,6 +134,7 @@ func (c *Cluster) brokerConf() map[string]string {
 			"mappedFileSizeCommitLog":    strconv.Itoa(32 << 20), // must exceed the largest message, 4 MiB
 			"mappedFileSizeConsumeQueue": strconv.Itoa(20 * 30000),
 			"mappedFileSizeTimerLog":     strconv.Itoa(8 << 20),
+			"registerNameServerPeriod":   "10000", // the least; a test of a lost name server waits for it
 			// On two busy cores the default of 200 ms turns a slow moment into "broker busy".
 			"waitTimeMillsInSendQueue":    "2000",
 			"osPageCacheBusyTimeOutMills": "5000",

@@ -105,3 +105,31 @@ func TestTwoClustersNeverShareABlockOfPorts(t *testing.T) {
 		seen[p.nameServer] = true
 	}
 }
+
+func TestHomesOfTheDeadAreRemovedAndThoseOfTheLivingKept(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	living, livingOwner, err := takeHome(t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead, deadOwner, err := takeHome(t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadOwner.unlock() // what the kernel does when the owner is killed
+	next, nextOwner, err := takeHome(t.Output())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if isDir(dead) {
+		t.Error("the home of a dead owner is still there")
+	}
+	if !isDir(living) || !isDir(next) {
+		t.Error("the home of a living owner was removed")
+	}
+	for dir, owner := range map[string]*fileLock{living: livingOwner, next: nextOwner} {
+		if err := removeHome(dir, owner); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -61,11 +61,20 @@ type ports struct {
 
 func (p *ports) release() { p.lock.unlock() }
 
+// lockDir is where this user's clusters lock what they share.
+func lockDir() (string, error) {
+	dir := filepath.Join(os.TempDir(), "rocketmq-locks-"+strconv.Itoa(os.Getuid()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("create the folder of locks: %w", err)
+	}
+	return dir, nil
+}
+
 // takePorts finds a block that no other cluster holds and in which nobody listens.
 func takePorts() (*ports, error) {
-	dir := filepath.Join(os.TempDir(), "rocketmq-port-blocks")
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, fmt.Errorf("create the folder of port locks: %w", err)
+	dir, err := lockDir()
+	if err != nil {
+		return nil, err
 	}
 	for _, block := range rand.Perm(blockCount) {
 		base := firstPort + block*blockSize

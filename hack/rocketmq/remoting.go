@@ -144,7 +144,7 @@ func decode(r io.Reader) (header, []byte, error) {
 		return h, nil, err
 	}
 	length, headLength := binary.BigEndian.Uint32(sizes[:4]), binary.BigEndian.Uint32(sizes[4:])
-	if length > maxFrame || headLength > length-4 {
+	if length < 4 || length > maxFrame || headLength > length-4 {
 		return h, nil, fmt.Errorf("a frame of %d bytes with a header of %d", length, headLength)
 	}
 	rest := make([]byte, length-4)
