@@ -5,7 +5,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -71,12 +70,12 @@ func (s *Server) acknowledge(ctx context.Context, c *call, field string, n int, 
 	if err := check(); err != nil {
 		return nil, err
 	}
-	window, release, err := s.acknowledger(ctx, c)
+	use, err := s.acknowledger(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	defer release()
-	results := do(window)
+	defer use.Release()
+	results := do(use.Client().(Acknowledger))
 	out := make([]*pb.TokenResult, len(results))
 	for i := range results {
 		out[i] = tokenResult(&results[i])
@@ -84,19 +83,17 @@ func (s *Server) acknowledge(ctx context.Context, c *call, field string, n int, 
 	return &pb.AckResponse{Results: out}, nil
 }
 
-// acknowledger finds the Consumer's window. While its client drains the registry gives it to nobody; acknowledgements still reach it, because what
-// they save is delivered again otherwise. A window that was closed meanwhile answers RETRY.
-func (s *Server) acknowledger(ctx context.Context, c *call) (Acknowledger, func(), error) {
+// acknowledger finds the Consumer's window. A client that drains takes no new calls; acknowledgements still reach it, because what they save is
+// delivered again otherwise.
+func (s *Server) acknowledger(ctx context.Context, c *call) (Use, error) {
 	use, err := s.registry.Use(ctx, registry.Consumer, c.namespace, c.name)
-	if err == nil {
-		return use.Client().(Acknowledger), use.Release, nil
+	if err == nil || ctx.Err() != nil {
+		return use, err
 	}
-	if s.late != nil && ctx.Err() == nil && (errors.Is(err, registry.ErrDraining) || errors.Is(err, registry.ErrGateClosed)) {
-		if window, ok := s.late(c.namespace, c.name); ok {
-			return window, func() {}, nil
-		}
+	if late, lateErr := s.registry.UseDraining(registry.Consumer, c.namespace, c.name); lateErr == nil {
+		return late, nil
 	}
-	return nil, nil, err
+	return nil, err
 }
 
 // nacksOf checks the form of entries; tokens are the window's matter.

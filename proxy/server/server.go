@@ -31,8 +31,7 @@ import (
 type Use interface {
 	Client() registry.Client
 	Spec() registry.Spec
-	// Done is closed when the client begins to drain or is replaced, Closing when it is about to be closed.
-	Done() <-chan struct{}
+	// Closing is closed when the drain is over and the client is about to be closed.
 	Closing() <-chan struct{}
 	Release()
 }
@@ -40,6 +39,8 @@ type Use interface {
 // Registry finds running clients. Its errors are those of registry.Registry.Use.
 type Registry interface {
 	Use(ctx context.Context, kind registry.Kind, namespace, name string) (Use, error)
+	// UseDraining finds a client that is draining, for acknowledgements: they are answered until the end.
+	UseDraining(kind registry.Kind, namespace, name string) (Use, error)
 }
 
 // Sender is what the server wants of a Producer's client; see batching.Queue.
@@ -82,9 +83,6 @@ type Observer interface {
 type Options struct {
 	// Registry finds the clients. Required.
 	Registry Registry
-	// Late finds the window of a Consumer whose client drains, which the registry gives to nobody any more: acknowledgements are answered
-	// until the end. May be nil.
-	Late func(namespace, name string) (Acknowledger, bool)
 	// Authorizer decides who may do what; nil = everybody may do everything. Whoever makes the server must then listen on loopback only.
 	Authorizer Authorizer
 	// TLS of both ports; nil = plain text, on loopback only.
@@ -101,7 +99,6 @@ type Options struct {
 // Server answers the data-plane protocol. It is safe for concurrent use. New makes it, ServeGRPC and ServeHTTP run it, Drain and Close end it.
 type Server struct {
 	registry Registry
-	late     func(namespace, name string) (Acknowledger, bool)
 	auth     Authorizer
 	limits   Limits
 	openAPI  []byte
@@ -131,7 +128,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		registry: o.Registry, late: o.Late, auth: o.Authorizer, limits: limits, openAPI: o.OpenAPI, observer: o.Observer, log: o.Log,
+		registry: o.Registry, auth: o.Authorizer, limits: limits, openAPI: o.OpenAPI, observer: o.Observer, log: o.Log,
 		failures: newFailureLog(o.Log), ids: newIDMaker(time.Now),
 	}
 	if s.observer == nil {

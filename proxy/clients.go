@@ -1,0 +1,258 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/batching"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// ClientsOptions are what Clients are made of.
+type ClientsOptions struct {
+	// Drivers that may be used. At least one; their names must differ.
+	Drivers []driver.Driver
+	// HostID and Incarnation name this host inside ack tokens.
+	HostID, Incarnation string
+	// Sealer makes and opens ack tokens; nil = a random key that dies with the process.
+	Sealer *delivery.Sealer
+	// Peer says whether the host that made a token still lives; nil = not known. It must not block.
+	Peer func(host, incarnation string) delivery.PeerState
+	// Metrics may be nil.
+	Metrics *metrics.Metrics
+	Log     logr.Logger
+}
+
+// Clients opens what the registry runs: a driver's client with a send queue in front of it, or a delivery window. It holds nothing itself and is
+// safe for concurrent use. It implements registry.Opener.
+type Clients struct {
+	o       ClientsOptions
+	drivers map[string]driver.Driver
+}
+
+var _ registry.Opener = (*Clients)(nil)
+
+// NewClients checks the options.
+func NewClients(o ClientsOptions) (*Clients, error) {
+	if len(o.Drivers) == 0 {
+		return nil, errors.New("clients: no driver given")
+	}
+	c := &Clients{o: o, drivers: make(map[string]driver.Driver, len(o.Drivers))}
+	for _, d := range o.Drivers {
+		if _, twice := c.drivers[d.Name()]; twice {
+			return nil, fmt.Errorf("clients: two drivers are called %q", d.Name())
+		}
+		c.drivers[d.Name()] = d
+	}
+	if c.o.Sealer == nil {
+		sealer, err := delivery.NewSealer(delivery.RandomKey())
+		if err != nil {
+			return nil, fmt.Errorf("clients: %w", err)
+		}
+		c.o.Sealer = sealer
+	}
+	return c, nil
+}
+
+func (c *Clients) driver(name string) (driver.Driver, error) {
+	d, found := c.drivers[name]
+	if !found {
+		return nil, driver.Errorf(driver.Unsupported, "driver", "this host has no driver %q", name)
+	}
+	return d, nil
+}
+
+// Open starts the client of spec; see registry.Opener.
+func (c *Clients) Open(ctx context.Context, spec registry.Spec, id driver.ClientID) (registry.Client, error) {
+	d, err := c.driver(spec.Driver)
+	if err != nil {
+		return nil, err
+	}
+	log := c.o.Log.WithValues("kind", spec.Kind, "namespace", spec.Namespace, "name", spec.Name, "client", id)
+	switch {
+	case spec.Producer != nil:
+		return c.openProducer(ctx, d, spec, id, log)
+	case spec.Consumer != nil:
+		return c.openConsumer(ctx, d, spec, id, log)
+	default:
+		return nil, driver.Errorf(driver.Invalid, "", "%s %s/%s has neither a producer's nor a consumer's specification", spec.Kind, spec.Namespace, spec.Name)
+	}
+}
+
+func (c *Clients) openProducer(ctx context.Context, d driver.Driver, spec registry.Spec, id driver.ClientID, log logr.Logger) (registry.Client, error) {
+	config := spec.Producer.Config
+	config.ClientID = id
+	producer, err := d.OpenProducer(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return &ProducerClient{
+		Queue: batching.NewQueue(producer, batching.Options{
+			Settings: queueSettings(spec), Observer: c.o.Metrics.Queue(spec.Namespace, spec.Name), Log: log,
+		}),
+		producer: producer, spec: spec,
+	}, nil
+}
+
+func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec registry.Spec, id driver.ClientID, log logr.Logger) (registry.Client, error) {
+	config := spec.Consumer.Config
+	config.ClientID = id
+	consumer, err := d.OpenConsumer(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	window := delivery.NewWindow(consumer, delivery.Options{
+		Settings:     windowSettings(spec),
+		Origin:       delivery.Origin{ConsumerUID: spec.UID, Host: c.o.HostID, Incarnation: c.o.Incarnation},
+		Capabilities: d.Capabilities(), Sealer: c.o.Sealer, Peer: c.o.Peer,
+		Observer: c.o.Metrics.Window(spec.Namespace, spec.Name), Log: log,
+	})
+	return &ConsumerClient{
+		Window: window, consumer: consumer, spec: spec, drained: make(chan struct{}),
+		untrack: c.o.Metrics.TrackWindow(spec.Namespace, spec.Name, window.InFlight),
+	}, nil
+}
+
+// Probe proves that a Consumer's changed spec can be opened, without joining its group; see registry.Opener.
+func (c *Clients) Probe(ctx context.Context, spec registry.Spec) error {
+	d, err := c.driver(spec.Driver)
+	if err != nil {
+		return err
+	}
+	if spec.Consumer == nil {
+		return driver.Errorf(driver.Invalid, "", "%s %s/%s is not a Consumer; only Consumers are probed", spec.Kind, spec.Namespace, spec.Name)
+	}
+	return d.ProbeConsumer(ctx, spec.Consumer.Config)
+}
+
+// Leftovers sums what all drivers left behind, by name.
+func (c *Clients) Leftovers() map[string]int {
+	all := make(map[string]int)
+	for _, d := range c.drivers {
+		for name, n := range d.Leftovers() {
+			all[name] += n
+		}
+	}
+	return all
+}
+
+func queueSettings(spec registry.Spec) batching.Settings {
+	return batching.Settings{Enabled: spec.Producer.Batching}
+}
+
+func windowSettings(spec registry.Spec) delivery.Settings {
+	return delivery.Settings{
+		AckDeadline: spec.Consumer.AckDeadline, MaxInFlight: spec.Consumer.MaxInFlight,
+		MaxInFlightBytes: spec.Consumer.MaxInFlightBytes, MaxDeliveryAttempts: spec.Consumer.MaxDeliveryAttempts,
+	}
+}
+
+// ProducerClient is what runs for a Producer: a send queue over a driver's client. It implements registry.Client and server.Sender.
+type ProducerClient struct {
+	*batching.Queue
+	producer driver.Producer
+
+	mu   sync.Mutex
+	spec registry.Spec // what the client was opened with, with the live settings of the last Update
+}
+
+// Drain lets no new message in and answers those that wait.
+func (p *ProducerClient) Drain(ctx context.Context) registry.DrainReport {
+	r := p.Queue.Drain(ctx)
+	return registry.DrainReport{InFlight: r.InFlight, Drained: r.Drained, LeftLeased: r.Left}
+}
+
+// Close answers whoever still waits, then closes the driver's client.
+func (p *ProducerClient) Close(ctx context.Context) error {
+	p.Queue.Close()
+	return p.producer.Close(ctx)
+}
+
+// Err is the driver's.
+func (p *ProducerClient) Err() error { return p.producer.Err() }
+
+// Update takes over batching and the limit of a message's size; everything else needs another client.
+func (p *ProducerClient) Update(spec registry.Spec) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if spec.Producer == nil || spec.Driver != p.spec.Driver || !sameProducer(p.spec.Producer.Config, spec.Producer.Config) {
+		return false
+	}
+	p.spec = spec
+	p.SetSettings(queueSettings(spec))
+	return true
+}
+
+// ConsumerClient is what runs for a Consumer: a delivery window over a driver's client. It implements registry.Client and server.Window.
+type ConsumerClient struct {
+	*delivery.Window
+	consumer driver.Consumer
+
+	drainOnce sync.Once
+	drained   chan struct{}
+	untrack   func() // takes the window out of the metrics
+
+	mu   sync.Mutex
+	spec registry.Spec // as in ProducerClient
+}
+
+// Drain stops fetching, gives back what no application has, tells the receivers, and waits for acknowledgements.
+func (c *ConsumerClient) Drain(ctx context.Context) registry.DrainReport {
+	r := c.Window.Drain(ctx)
+	c.endStreams()
+	return registry.DrainReport{InFlight: r.InFlight, Drained: r.Acked + r.Expired + r.DeadLettered, GivenBack: r.GivenBack, LeftLeased: r.LeftLeased}
+}
+
+// Drained is closed when the drain is over: streams have nothing more to wait for. Without it they would hold the client until the deadline.
+func (c *ConsumerClient) Drained() <-chan struct{} { return c.drained }
+
+func (c *ConsumerClient) endStreams() { c.drainOnce.Do(func() { close(c.drained) }) }
+
+// Close ends the window, then the driver's client, which gives back what is still leased where it can.
+func (c *ConsumerClient) Close(ctx context.Context) error {
+	c.endStreams()
+	c.Window.Close()
+	c.untrack()
+	return c.consumer.Close(ctx)
+}
+
+// Err is the driver's, else the window's: why fetching does not work at present.
+func (c *ConsumerClient) Err() error {
+	if err := c.consumer.Err(); err != nil {
+		return err
+	}
+	return c.Window.Err()
+}
+
+// Update takes over the window's limits; everything else needs another client.
+func (c *ConsumerClient) Update(spec registry.Spec) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if spec.Consumer == nil || spec.Driver != c.spec.Driver || !sameConsumer(c.spec.Consumer.Config, spec.Consumer.Config) {
+		return false
+	}
+	c.spec = spec
+	c.SetSettings(windowSettings(spec))
+	return true
+}
+
+// lagTimeout bounds one question to the broker for the metrics.
+const lagTimeout = 5 * time.Second
+
+// Lag asks the broker what waits for the group.
+func (c *ConsumerClient) Lag(ctx context.Context) ([]driver.Lag, error) {
+	ctx, cancel := context.WithTimeout(ctx, lagTimeout)
+	defer cancel()
+	return c.consumer.Lag(ctx)
+}

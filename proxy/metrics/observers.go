@@ -1,0 +1,151 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/batching"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+var _ registry.Observer = (*Metrics)(nil)
+
+// CallEnded counts a call; see server.Observer.
+func (m *Metrics) CallEnded(method, protocol string, code codes.Code, took time.Duration) {
+	m.calls.WithLabelValues(method, protocol, code.String()).Inc()
+	if method == "Receive" {
+		return
+	}
+	result := "ok"
+	if code != codes.OK {
+		result = "error"
+	}
+	m.callDuration.WithLabelValues(method, protocol, result).Observe(took.Seconds())
+}
+
+// Sent counts messages of a Producer; see server.Observer.
+func (m *Metrics) Sent(namespace, producer, result string, n int) {
+	m.sent.WithLabelValues(namespace, producer, result).Add(float64(n))
+}
+
+// Connections follows the number of connections; see server.Observer.
+func (m *Metrics) Connections(protocol string, change int) {
+	m.connections.WithLabelValues(protocol).Add(float64(change))
+}
+
+// ConnectionRefused counts refused connections; see server.Observer.
+func (m *Metrics) ConnectionRefused(protocol string) { m.refused.WithLabelValues(protocol).Inc() }
+
+// Streams follows the number of streams; see server.Observer.
+func (m *Metrics) Streams(change int) { m.streams.Add(float64(change)) }
+
+// ReceiverNotReading counts streams whose receiver did not read; see server.Observer.
+func (m *Metrics) ReceiverNotReading() { m.notReading.Inc() }
+
+// Panicked counts panics of calls; see server.Observer.
+func (m *Metrics) Panicked(method string) { m.panics.WithLabelValues(method).Inc() }
+
+// FinalizerForced counts finalizers that were removed at the deadline, by kind of object.
+func (m *Metrics) FinalizerForced(kind string) { m.forced.WithLabelValues(kind).Inc() }
+
+// StateChanged counts transitions; see registry.Observer.
+func (m *Metrics) StateChanged(kind registry.Kind, _, to registry.State) {
+	m.transitions.WithLabelValues(string(kind), string(to)).Inc()
+}
+
+// Opened counts tries to open a client; see registry.Observer.
+func (m *Metrics) Opened(kind registry.Kind, driverName string, took time.Duration, err error) {
+	result := "OK"
+	if err != nil {
+		result = registry.ReasonOf(err)
+	}
+	m.opens.WithLabelValues(string(kind), driverName, result).Inc()
+	m.openDuration.WithLabelValues(string(kind)).Observe(took.Seconds())
+}
+
+// Drained counts a client's end; see registry.Observer.
+func (m *Metrics) Drained(kind registry.Kind, _ string, r registry.Receipt) {
+	result := "clean"
+	switch {
+	case r.Err != "":
+		result = "left"
+	case r.Forced:
+		result = "forced"
+	}
+	m.drains.WithLabelValues(string(kind), result).Inc()
+	m.drainDuration.WithLabelValues(string(kind)).Observe(r.Took.Seconds())
+	for outcome, n := range map[string]int{"drained": r.Drained, "given_back": r.GivenBack, "left_leased": r.LeftLeased} {
+		m.drainedMessages.WithLabelValues(string(kind), outcome).Add(float64(n))
+	}
+}
+
+// LeakDetected counts what an audit found; see registry.Observer.
+func (m *Metrics) LeakDetected(kind string, count int) {
+	m.leaks.WithLabelValues(kind).Add(float64(count))
+}
+
+// Queue is the observer of one Producer's send queue; nil for nil metrics.
+func (m *Metrics) Queue(namespace, name string) batching.Observer {
+	if m == nil {
+		return nil
+	}
+	m.remember(m.producers, namespace, name)
+	return &queue{m: m, refused: m.sendRefused.WithLabelValues(namespace, name)}
+}
+
+type queue struct {
+	m       *Metrics
+	refused prometheus.Counter
+}
+
+func (q *queue) RequestSent(messages, _ int, took time.Duration) {
+	q.m.requestDuration.Observe(took.Seconds())
+	q.m.requestMessages.Observe(float64(messages))
+}
+
+func (q *queue) Refused(n int)   { q.refused.Add(float64(n)) }
+func (q *queue) DriverPanicked() { q.m.panics.WithLabelValues("driver Send").Inc() }
+
+// Window is the observer of one Consumer's window; nil for nil metrics.
+func (m *Metrics) Window(namespace, name string) delivery.Observer {
+	if m == nil {
+		return nil
+	}
+	m.remember(m.consumers, namespace, name)
+	return &windowObserver{
+		m: m, delivered: m.delivered.WithLabelValues(namespace, name), redelivered: m.redelivered.WithLabelValues(namespace, name),
+		ended:      m.ended.MustCurryWith(prometheus.Labels{"namespace": namespace, "name": name}),
+		windowFull: m.windowFull.WithLabelValues(namespace, name), fetchFailed: m.fetchFailures.WithLabelValues(namespace, name),
+		giveBackFailed: m.giveBackFailures.WithLabelValues(namespace, name), deadFailed: m.deadFailures.WithLabelValues(namespace, name),
+	}
+}
+
+type windowObserver struct {
+	m                                                                           *Metrics
+	delivered, redelivered, windowFull, fetchFailed, giveBackFailed, deadFailed prometheus.Counter
+	ended                                                                       *prometheus.CounterVec
+}
+
+func (w *windowObserver) Delivered(n, redelivered int) {
+	w.delivered.Add(float64(n))
+	w.redelivered.Add(float64(redelivered))
+}
+
+func (w *windowObserver) Ended(e delivery.Ending, n int) {
+	w.ended.WithLabelValues(string(e)).Add(float64(n))
+}
+
+func (w *windowObserver) WindowFull()                   { w.windowFull.Inc() }
+func (w *windowObserver) FetchFailed(error)             { w.fetchFailed.Inc() }
+func (w *windowObserver) GiveBackFailed(n int, _ error) { w.giveBackFailed.Add(float64(n)) }
+func (w *windowObserver) DeadLetterFailed(error)        { w.deadFailed.Inc() }
+
+func (w *windowObserver) DriverPanicked(call string) {
+	w.m.panics.WithLabelValues("driver " + call).Inc()
+}

@@ -1,0 +1,166 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// Source is what is asked at each scrape. The functions must not block and may be nil.
+type Source struct {
+	// Entries are the registry's.
+	Entries func() []registry.EntryInfo
+	// Leftovers are the drivers'.
+	Leftovers func() map[string]int
+}
+
+// SetSource says whom to ask from now on.
+func (m *Metrics) SetSource(s Source) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.source = s
+}
+
+// window is an open Consumer's window.
+type window struct {
+	of       object
+	inFlight func() (messages int, bytes int64)
+}
+
+// TrackWindow makes inFlight part of each scrape until the returned function is called. A nil *Metrics does nothing.
+func (m *Metrics) TrackWindow(namespace, name string, inFlight func() (messages int, bytes int64)) (end func()) {
+	if m == nil {
+		return func() {}
+	}
+	w := &window{of: object{namespace, name}, inFlight: inFlight}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.windows[w] = struct{}{}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.windows, w)
+	}
+}
+
+func (m *Metrics) remember(objects map[object]struct{}, namespace, name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	objects[object{namespace, name}] = struct{}{}
+}
+
+// scraped is the part of Metrics that is made at each scrape.
+type scraped Metrics
+
+var states = []registry.State{registry.Starting, registry.Running, registry.Idle, registry.Draining, registry.Failed}
+
+// Describe implements prometheus.Collector.
+func (s *scraped) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{s.clients, s.uses, s.inFlight, s.inFlightBytes, s.leftovers, s.goroutines, s.memory, s.build} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector. It takes the series of objects that have gone out as well.
+func (s *scraped) Collect(out chan<- prometheus.Metric) {
+	m := (*Metrics)(s)
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	m.mu.Lock()
+	source := m.source
+	m.mu.Unlock()
+	if source.Entries != nil {
+		m.collectEntries(source.Entries(), gauge)
+	}
+	m.collectWindows(gauge)
+	if source.Leftovers != nil {
+		for name, n := range source.Leftovers() {
+			gauge(m.leftovers, float64(n), name)
+		}
+	}
+	gauge(m.goroutines, float64(runtime.NumGoroutine()))
+	for area, bytes := range memoryAreas() {
+		gauge(m.memory, bytes, area)
+	}
+	gauge(m.build, 1, m.version.Version, m.version.Commit, runtime.Version())
+}
+
+type setGauge func(d *prometheus.Desc, value float64, labels ...string)
+
+func (m *Metrics) collectEntries(entries []registry.EntryInfo, gauge setGauge) {
+	for _, kind := range []registry.Kind{registry.Producer, registry.Consumer} {
+		inState, uses, live := make(map[registry.State]int), 0, make(map[object]bool)
+		for _, e := range entries {
+			if e.Kind != kind {
+				continue
+			}
+			inState[e.Status.State]++
+			uses += e.Uses
+			live[object{e.Namespace, e.Name}] = true
+		}
+		for _, state := range states {
+			gauge(m.clients, float64(inState[state]), string(kind), string(state))
+		}
+		gauge(m.uses, float64(uses), string(kind))
+		m.forget(kind, live)
+	}
+}
+
+// collectWindows sums the windows of one object: while a client is replaced there are two.
+func (m *Metrics) collectWindows(gauge setGauge) {
+	type load struct{ messages, bytes float64 }
+	loads := make(map[object]load)
+	for _, w := range m.openWindows() {
+		messages, bytes := w.inFlight()
+		l := loads[w.of]
+		loads[w.of] = load{l.messages + float64(messages), l.bytes + float64(bytes)}
+	}
+	for of, l := range loads {
+		gauge(m.inFlight, l.messages, of.namespace, of.name)
+		gauge(m.inFlightBytes, l.bytes, of.namespace, of.name)
+	}
+}
+
+func (m *Metrics) openWindows() []*window {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]*window, 0, len(m.windows))
+	for w := range m.windows {
+		out = append(out, w)
+	}
+	return out
+}
+
+// forget removes the series of objects that have no entry any more.
+func (m *Metrics) forget(kind registry.Kind, live map[object]bool) {
+	known, series := m.producers, []*prometheus.CounterVec{m.sent, m.sendRefused}
+	if kind == registry.Consumer {
+		known, series = m.consumers, []*prometheus.CounterVec{
+			m.delivered, m.redelivered, m.ended, m.windowFull, m.fetchFailures, m.giveBackFailures, m.deadFailures,
+		}
+	}
+	for _, gone := range m.takeGone(known, live) {
+		for _, vec := range series {
+			vec.DeletePartialMatch(prometheus.Labels{"namespace": gone.namespace, "name": gone.name})
+		}
+	}
+}
+
+func (m *Metrics) takeGone(known map[object]struct{}, live map[object]bool) []object {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []object
+	for of := range known {
+		if !live[of] {
+			delete(known, of)
+			out = append(out, of)
+		}
+	}
+	return out
+}
