@@ -1,0 +1,81 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/memory"
+)
+
+// drivers are the ones that the table compares, in its order.
+func drivers() []driver.Driver {
+	return []driver.Driver{memory.New(nil)}
+}
+
+// capabilityTable compares what the drivers declare.
+func capabilityTable() string {
+	rows := []struct {
+		question string
+		answer   func(driver.Capabilities) string
+	}{
+		{"an ack that is OK means", func(c driver.Capabilities) string {
+			return choose(c.AckConfirmed, "the broker stored it", "this host took it and will commit it: the message may come again after a crash or a rebalance, it is never lost")
+		}},
+		{"an ack through another host", func(c driver.Capabilities) string {
+			return choose(c.AckFromAnyHost, "works", "RETRY while the host that delivered it lives, EXPIRED when it is gone")
+		}},
+		{"fetched beyond the receivers' credit", func(c driver.Capabilities) string {
+			return choose(c.Prefetch == "", "nothing", cell(c.Prefetch))
+		}},
+		{"delivery_attempt", func(c driver.Capabilities) string { return choose(c.ExactAttempts, "exact", "a lower bound") }},
+		{"delay of a nack", func(c driver.Capabilities) string {
+			return choose(c.ExactNackDelay, "exact", "rounded up; the answer shows the effective delay")
+		}},
+		{"what no receiver has seen", func(c driver.Capabilities) string {
+			return choose(c.GiveBackToBroker, "goes back to the broker at once", "goes back to this host, and to the broker when the client stops")
+		}},
+		{"longest lease", func(c driver.Capabilities) string {
+			return duration(c.MaxLease) + "; longer ones are clamped, the answer shows the real deadline"
+		}},
+		{"several hosts", func(c driver.Capabilities) string {
+			return choose(c.SingleHost, "a Consumer runs on one host only (condition `SingleHostDriver` when there are more)", "yes")
+		}},
+		{"idle time-out for Consumers", func(c driver.Capabilities) string {
+			return choose(c.IdleConsumers, "possible", "no: each stop leaves goroutines of the library behind")
+		}},
+	}
+	var out strings.Builder
+	out.WriteString("| |")
+	for _, d := range drivers() {
+		out.WriteString(" " + d.Name() + " |")
+	}
+	out.WriteString("\n|" + strings.Repeat(" --- |", len(drivers())+1) + "\n")
+	for _, r := range rows {
+		out.WriteString("| " + r.question + " |")
+		for _, d := range drivers() {
+			out.WriteString(" " + r.answer(d.Capabilities()) + " |")
+		}
+		out.WriteString("\n")
+	}
+	return strings.TrimRight(out.String(), "\n")
+}
+
+func choose(yes bool, then, otherwise string) string {
+	if yes {
+		return then
+	}
+	return otherwise
+}
+
+// duration is a time as people write it.
+func duration(d time.Duration) string {
+	if d >= time.Hour && d%time.Hour == 0 {
+		return fmt.Sprintf("%d h", d/time.Hour)
+	}
+	return fmt.Sprintf("%d min", d/time.Minute)
+}
