@@ -89,7 +89,19 @@ func New(o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Metrics != nil && config != nil {
+		o.Metrics.SetCertificate(func() time.Time { return certificateEnd(config) })
+	}
 	return &Proxy{o: o, server: s, listening: make(chan struct{}), stopped: make(chan struct{})}, nil
+}
+
+// certificateEnd is when the certificate that config serves now ends; zero when it cannot be told.
+func certificateEnd(config *tls.Config) time.Time {
+	certificate, err := config.GetCertificate(&tls.ClientHelloInfo{})
+	if err != nil || certificate.Leaf == nil {
+		return time.Time{}
+	}
+	return certificate.Leaf.NotAfter
 }
 
 func (o Options) withDefaults() Options {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -60,14 +61,15 @@ type Metrics struct {
 	forced           *prometheus.CounterVec
 
 	// What is asked at each scrape.
-	clients, uses, inFlight, inFlightBytes, leftovers, goroutines, memory, build *prometheus.Desc
+	clients, uses, inFlight, inFlightBytes, leftovers, goroutines, memory, build, certificateEnd *prometheus.Desc
 
-	mu        sync.Mutex // guards what follows
-	source    Source
-	producers map[object]struct{}
-	consumers map[object]struct{}
-	windows   map[*window]struct{}
-	version   Build
+	mu          sync.Mutex // guards what follows
+	source      Source
+	certificate func() time.Time
+	producers   map[object]struct{}
+	consumers   map[object]struct{}
+	windows     map[*window]struct{}
+	version     Build
 }
 
 // object is an object's name.
@@ -143,6 +145,7 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 	m.goroutines = d.scraped("goroutines", "Goroutines of the process.")
 	m.memory = d.scraped("memory_bytes", "Memory of the process as Go sees it, by area: heap (live and not yet freed objects), stack, total (from the "+
 		"operating system).", "area")
+	m.certificateEnd = d.scraped("tls_certificate_expiry_timestamp_seconds", "When the TLS certificate in use ends, in seconds since 1970; absent without TLS.")
 	m.build = d.scraped("build_info", "Always 1; the labels say what is running.", "version", "commit", "go_version")
 }
 

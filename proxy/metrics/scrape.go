@@ -5,6 +5,7 @@ package metrics
 
 import (
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -24,6 +25,13 @@ func (m *Metrics) SetSource(s Source) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.source = s
+}
+
+// SetCertificate says where to read the end of the TLS certificate in use. It is called at each scrape and must not block; a zero time = unknown.
+func (m *Metrics) SetCertificate(notAfter func() time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.certificate = notAfter
 }
 
 // window is an open Consumer's window.
@@ -61,7 +69,7 @@ var states = []registry.State{registry.Starting, registry.Running, registry.Idle
 
 // Describe implements prometheus.Collector.
 func (s *scraped) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{s.clients, s.uses, s.inFlight, s.inFlightBytes, s.leftovers, s.goroutines, s.memory, s.build} {
+	for _, d := range []*prometheus.Desc{s.clients, s.uses, s.inFlight, s.inFlightBytes, s.leftovers, s.goroutines, s.memory, s.build, s.certificateEnd} {
 		out <- d
 	}
 }
@@ -73,8 +81,13 @@ func (s *scraped) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	m.mu.Lock()
-	source := m.source
+	source, certificate := m.source, m.certificate
 	m.mu.Unlock()
+	if certificate != nil {
+		if notAfter := certificate(); !notAfter.IsZero() {
+			gauge(m.certificateEnd, float64(notAfter.Unix()))
+		}
+	}
 	if source.Entries != nil {
 		m.collectEntries(source.Entries(), gauge)
 	}
