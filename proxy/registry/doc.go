@@ -15,30 +15,30 @@
 // wakes it; advance (turn.go) then looks at all facts and does the next thing that they ask for. The state is derived from the facts
 // and is never set. A turn under the lock only decides; goroutines, Notify, Observer and log lines follow when the lock has been left.
 //
-//	            Acquire            confirmed, opened
-//	 Stopped ------------> Starting ------------> Running <-----------------------+
-//	    ^                   |   ^                  |   |                          |
-//	    |   no answer, error|   |back-off,         |   | unused for IdleTimeout   | opened
-//	    |   group in use    v   |group free        |   v                          |
-//	    |                  Failed <----------------+  Draining --> Idle -- Use --> Starting
-//	    |                   |     client lost,     |
-//	    |  Release          |     older object     | Release
-//	    +---- Draining <----+----------------------+        Starting and Idle as well
+//		            Acquire            confirmed, opened
+//		 Stopped ------------> Starting ------------> Running <-----------------------+
+//		    ^                   |   ^                  |   |                          |
+//		    |   no answer, error|   |back-off,         |   | unused for IdleTimeout   | opened
+//		    |   group in use    v   |group free        |   v                          |
+//		    |                  Failed <----------------+  Draining --> Idle -- Use --> Starting
+//		    |                   |     client lost,     |
+//		    |  Release          |     older object     | Release
+//		    +---- Draining <----+----------------------+        Starting and Idle as well
 //
-//   - Write-ahead: the entry is visible, as Starting, before Confirm reads the object uncached, and Open follows only on an answer that is
-//     younger than 3 s. While an entry exists the host does not report the object as released, so an object that is live after the entry
-//     appeared cannot go without waiting for it. That is why a client that ran is opened again (Idle, lost connection) without the API server.
-//   - An entry stays until the last Close of its clients has returned: an Open that was cancelled and answers late is closed first.
-//   - A changed spec: what only the registry looks at is adopted; else Client.Update is asked; else the client is replaced: a producer's
-//     new client is up before the old one drains, a consumer's spec is probed, then the old client closes, then the new one opens. A
-//     change while another is being tried cancels that try, so the latest wins and a wrong name server does not delay the right one.
-//   - Group: see group.go. The older object (creation, then UID) has it. A younger one that runs is stopped only when the older has
-//     been confirmed by the API server, so a stale view cannot evict anybody, and the older opens when the younger has been closed.
-//   - Opening is bounded per set of name servers (slots.go); who waits there has no goroutine. Only work has goroutines: one attempt
-//     and the closing clients of an entry. Back-off, idle time-outs and health are timers, one health timer for all.
-//   - Uses are a count in the client (not the entry): when the drain begins, nobody can take that client any more and the count only falls.
-//   - Audit compares with an uncached list, and goroutines by their pprof label "client"; a goroutine that a driver shares between clients
-//     must therefore be started without that label (pprof.SetGoroutineLabels(context.Background()) as its first line).
+//	  - Write-ahead: the entry is visible, as Starting, before Confirm reads the object uncached, and Open follows only on an answer that is
+//	    younger than 3 s. While an entry exists the host does not report the object as released, so an object that is live after the entry
+//	    appeared cannot go without waiting for it. That is why a client that ran is opened again (Idle, lost connection) without the API server.
+//	  - An entry stays until the last Close of its clients has returned: an Open that was cancelled and answers late is closed first.
+//	  - A changed spec: what only the registry looks at is adopted; else Client.Update is asked; else the client is replaced: a producer's
+//	    new client is up before the old one drains, a consumer's spec is probed, then the old client closes, then the new one opens. A
+//	    change while another is being tried cancels that try, so the latest wins and a wrong name server does not delay the right one.
+//	  - Group: see group.go. The older object (creation, then UID) has it. A younger one that runs is stopped only when the older has
+//	    been confirmed by the API server, so a stale view cannot evict anybody, and the older opens when the younger has been closed.
+//	  - Opening is bounded per set of name servers (slots.go); who waits there has no goroutine. Only work has goroutines: one attempt
+//	    and the closing clients of an entry. Back-off, idle time-outs and health are timers, one health timer for all.
+//	  - Uses are a count in the client (not the entry): when the drain begins, nobody can take that client any more and the count only falls.
+//	  - Audit compares with an uncached list, and goroutines by their pprof label "client"; a goroutine that a driver shares between clients
+//	    must therefore be started without that label (pprof.SetGoroutineLabels(context.Background()) as its first line).
 //
 // # The seed report
 //

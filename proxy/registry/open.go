@@ -206,7 +206,9 @@ func (t *turn) finish(e *entry, a *attempt, found outcome) {
 	case a.mode == probing:
 		e.err = nil
 		e.proven = false
-		t.retire(e)
+		if e.live != nil { // it may have died and been retired meanwhile
+			t.retire(e)
+		}
 	}
 	if a.occupies && found.client == nil {
 		t.vacate(a.group, e)

@@ -193,7 +193,7 @@ func (t *turn) advanceRunning(e *entry) {
 		t.adopt(e)
 		return
 	}
-	if e.refusedSeq != e.seq && e.live.spec.Driver == e.spec.Driver {
+	if e.refusedSeq != e.seq && e.live.spec.Driver == e.spec.Driver && e.live.group == e.group {
 		t.begin(e, updating)
 		return
 	}
@@ -230,6 +230,7 @@ func (t *turn) advanceStopped(e *entry) {
 		return
 	}
 	if e.idle {
+		t.outrank(e)
 		return
 	}
 	if t.gateClosed {
@@ -264,6 +265,14 @@ func (t *turn) evict(e, winner *entry) {
 	e.claimed, e.proven, e.confirmedAt = false, false, time.Time{}
 	e.err = inUse(e, winner)
 	t.wake(e)
+}
+
+// outrank takes the group from an idle one for which an older object has come: Idle would promise a start that cannot be.
+func (t *turn) outrank(e *entry) {
+	if other := t.elder(e); other != nil && other.claimed {
+		e.idle, e.claimed, e.proven, e.confirmedAt = false, false, false, time.Time{}
+		e.err = inUse(e, other)
+	}
 }
 
 // reopen replaces a client that says that it will never work again.

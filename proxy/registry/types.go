@@ -96,7 +96,8 @@ type Client interface {
 	// work again and must be opened anew.
 	Err() error
 	// Update takes over the settings of spec that can change while the client runs. It does not block. False = spec needs another
-	// client; then nothing was taken over.
+	// client; then nothing was taken over. It is not asked about another driver, group, RocketMQ namespace or set of name servers: those
+	// always need another client.
 	Update(spec Spec) bool
 }
 
