@@ -4,6 +4,7 @@
 package driver
 
 import (
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -53,8 +54,32 @@ func (c *ConsumerConfig) Validate() error {
 		if s.Tag != "" && s.SQL != "" {
 			return Errorf(Invalid, field+".filter", "tag and sql are both set; choose one")
 		}
+		if _, err := ParseTags(s.Tag); err != nil {
+			return Errorf(Invalid, field+".filter.tag", "%w", err)
+		}
 	}
 	return nil
+}
+
+// ParseTags reads a tag filter, "a || b": the tags that pass, nil = all. Drivers compare what brokers send with it once more, because brokers compare
+// hashes and "Aa" has that of "BB".
+func ParseTags(filter string) ([]string, error) {
+	if filter = strings.TrimSpace(filter); filter == "" || filter == "*" {
+		return nil, nil
+	}
+	var tags []string
+	for tag := range strings.SplitSeq(filter, "||") {
+		switch tag = strings.TrimSpace(tag); {
+		case tag == "":
+			return nil, fmt.Errorf("%q has an empty tag; write tags as \"a || b\"", filter)
+		case tag == "*":
+			return nil, fmt.Errorf("%q mixes * with tags; * stands alone and means everything", filter)
+		case strings.Contains(tag, "|"):
+			return nil, fmt.Errorf("%q has a single |; tags are separated by ||", filter)
+		}
+		tags = append(tags, tag)
+	}
+	return tags, nil
 }
 
 func validateCommon(c *Connection, group string) error {

@@ -4,7 +4,7 @@
 package memory
 
 import (
-	"strings"
+	"slices"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
@@ -21,14 +21,12 @@ func newFilter(s driver.Subscription) (filter, error) {
 		}
 		return func(m *driver.Message) bool { return where.eval(m) == yes }, nil
 	}
-	wanted := map[string]bool{}
-	for tag := range strings.SplitSeq(s.Tag, "||") {
-		if tag = strings.TrimSpace(tag); tag != "" {
-			wanted[tag] = true
-		}
+	tags, err := driver.ParseTags(s.Tag)
+	if err != nil {
+		return nil, driver.Errorf(driver.InvalidFilter, "", "%w", err)
 	}
-	if len(wanted) == 0 || wanted["*"] {
+	if tags == nil {
 		return nil, nil
 	}
-	return func(m *driver.Message) bool { return wanted[m.Tag] }, nil
+	return func(m *driver.Message) bool { return slices.Contains(tags, m.Tag) }, nil
 }
