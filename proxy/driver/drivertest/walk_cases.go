@@ -213,7 +213,7 @@ func (w *walk) reopen() {
 		if rest := time.Until(e.free); rest > w.margin() {
 			w.returned(e)
 		} else {
-			e.leased, e.loose = nil, rest > -w.margin()
+			e.leased, e.loose, e.free = nil, rest > -w.margin(), time.Time{}
 		}
 	}
 	w.closing("consumer", w.c)
