@@ -159,8 +159,8 @@ tools: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc $(BIN)/protoc-g
 
 # Seconds of a cold build on two idle cores, so that nobody thinks it hangs.
 $(BIN)/buf: SECONDS_COLD = 120
-$(BIN)/controller-gen: SECONDS_COLD = 30
-$(BIN)/golangci-lint: SECONDS_COLD = 150
+$(BIN)/controller-gen: SECONDS_COLD = 45
+$(BIN)/golangci-lint: SECONDS_COLD = 100
 SECONDS_COLD = 15
 
 $(BIN)/buf: TOOL = github.com/bufbuild/buf/cmd/buf

@@ -11,7 +11,7 @@
 # three from their Go modules (go.mod beside this file), which needs nothing but a Go module proxy.
 #
 #   ENVTEST_DIR       where the binaries go                     (default: bin/envtest of this repository)
-#   ENVTEST_DOWNLOAD  auto: try, and remember a failure; never: build at once  (default: auto)
+#   ENVTEST_DOWNLOAD  auto: try, and remember a failure for a day; never: build at once  (default: auto)
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -60,8 +60,8 @@ with_heartbeat() {
 
 try_download() {
   [ "${ENVTEST_DOWNLOAD:-auto}" != never ] || return 1
-  if [ -e "$unreachable" ]; then
-    say "ready binaries could not be downloaded here before; building (remove $unreachable to try again)"
+  if [ -n "$(find "$unreachable" -mmin -1440 2>/dev/null)" ]; then
+    say "ready binaries could not be downloaded here today; building (remove $unreachable to try again)"
     return 1
   fi
   command -v timeout >/dev/null || return 1

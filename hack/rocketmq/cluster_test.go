@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 	"github.com/apache/rocketmq-client-go/v2/producer"
 )
@@ -107,6 +109,49 @@ func TestProgressIsEmptyForAGroupThatNeverConsumed(t *testing.T) {
 		}
 	}
 	must(t, c.DeleteGroup(ctx, "silent"))
+}
+
+func TestProgressAndConnectionsShowARealConsumer(t *testing.T) {
+	c, ctx := shared.Cluster(t), testContext(t)
+	must(t, c.CreateTopic(ctx, "progress", 1, nil))
+	must(t, c.CreateGroup(ctx, Group{Name: "progress-group"}))
+	must(t, send(ctx, c, "progress", Credentials{}))
+
+	got := make(chan string, 10)
+	p, err := consumer.NewPushConsumer(
+		consumer.WithNameServer(c.NameServers()), consumer.WithGroupName("progress-group"),
+		consumer.WithInstance("progress-instance"), consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset))
+	must(t, err)
+	must(t, p.Subscribe("progress", consumer.MessageSelector{},
+		func(_ context.Context, messages ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+			for _, m := range messages {
+				got <- string(m.Body)
+			}
+			return consumer.ConsumeSuccess, nil
+		}))
+	must(t, p.Start())
+	select {
+	case body := <-got:
+		if body != "hello" {
+			t.Errorf("received %q", body)
+		}
+	case <-ctx.Done():
+		t.Fatal("nothing was received")
+	}
+	connections, err := c.ConsumerConnections(ctx, "progress-group")
+	must(t, err)
+	if len(connections) != 1 || !strings.Contains(connections[0].ClientID, "progress-instance") {
+		t.Errorf("the broker lists %+v, want the one consumer", connections)
+	}
+	must(t, p.Shutdown()) // commits the offset
+
+	must(t, send(ctx, c, "progress", Credentials{})) // nobody takes this one
+	progress, err := c.ConsumerProgress(ctx, "progress-group")
+	must(t, err)
+	want := QueueProgress{Topic: "progress", Queue: 0, BrokerOffset: 2, ConsumerOffset: 1}
+	if !slices.Contains(progress, want) || progress.Diff() != 1 {
+		t.Errorf("progress is %+v, want it to contain %+v and a difference of 1", progress, want)
+	}
 }
 
 func TestDeletedTopicIsUnknown(t *testing.T) {

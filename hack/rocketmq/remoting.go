@@ -6,7 +6,7 @@ package rocketmq
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/sha1" //nolint:gosec // the protocol's signature is HMAC-SHA1
+	"crypto/sha1" // the protocol's signature is HMAC-SHA1
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"

@@ -79,7 +79,7 @@ func (c *Cluster) DeleteUser(ctx context.Context, name string) error {
 }
 
 func (c *Cluster) sendUser(ctx context.Context, code int, user userInfo) error {
-	body, err := json.Marshal(user) //nolint:gosec // the broker wants the made-up password in the clear
+	body, err := json.Marshal(user)
 	if err != nil {
 		return err
 	}
