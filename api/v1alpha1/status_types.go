@@ -137,3 +137,15 @@ type Receipt struct {
 	// +kubebuilder:validation:MaxLength=2048
 	Error string `json:"error,omitempty"`
 }
+
+// Common gives what Producers and Consumers share, to be read or changed in place.
+func (p *Producer) Common() *CommonSpec { return &p.Spec.CommonSpec }
+
+// Reported gives the status, to be read or changed in place.
+func (p *Producer) Reported() *ClientStatus { return &p.Status }
+
+// Common gives what Producers and Consumers share, to be read or changed in place.
+func (c *Consumer) Common() *CommonSpec { return &c.Spec.CommonSpec }
+
+// Reported gives the status, to be read or changed in place.
+func (c *Consumer) Reported() *ClientStatus { return &c.Status }

@@ -1,0 +1,111 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+)
+
+// Secrets are read one by one, by the names that objects give: no list, no watch, so that the role does not need them.
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get
+
+const (
+	// secretInterval is how long a changed Secret may stay unnoticed.
+	secretInterval = 60 * time.Second
+	// secretRetry is the interval while a Secret is missing or RocketMQ refuses what it holds.
+	secretRetry = 10 * time.Second
+)
+
+// connector makes driver connections from specs. Safe for concurrent use.
+type connector struct {
+	// secrets reads uncached: a cached read would list and watch all Secrets of the cluster.
+	secrets            client.Reader
+	defaultNameServers []string
+	policy             *AddressPolicy
+}
+
+// connection resolves where an object's client connects to and who it is there. Errors are *Stalled or *Waiting.
+func (c *connector) connection(ctx context.Context, namespace string, spec *proxyv1alpha1.Connection) (driver.Connection, error) {
+	nameServers, err := c.nameServers(spec)
+	if err != nil {
+		return driver.Connection{}, err
+	}
+	credentials, err := c.credentials(ctx, namespace, spec.CredentialsSecretRef)
+	if err != nil {
+		return driver.Connection{}, err
+	}
+	return driver.Connection{
+		NameServers: nameServers, Namespace: spec.Namespace, Credentials: credentials, AllowAddress: c.policy.CheckDial,
+	}, nil
+}
+
+func (c *connector) nameServers(spec *proxyv1alpha1.Connection) ([]string, error) {
+	if len(spec.NameServers) == 0 {
+		if len(c.defaultNameServers) == 0 {
+			return nil, &Stalled{Reason: proxyv1alpha1.ReasonNameServersMissing, Err: errors.New(
+				"spec.connection.nameServers is empty and the operator has no default: name at least one name server, host:port")}
+		}
+		return sortedCopy(c.defaultNameServers), nil
+	}
+	for i, ns := range spec.NameServers {
+		if err := c.policy.CheckNameServer(ns); err != nil {
+			return nil, &Stalled{Reason: proxyv1alpha1.ReasonAddressRefused, Err: fmt.Errorf("spec.connection.nameServers[%d] %q: %w", i, ns, err)}
+		}
+	}
+	return sortedCopy(spec.NameServers), nil
+}
+
+// sortedCopy makes the order in which somebody wrote the addresses mean nothing: the registry compares groups and connections by them.
+func sortedCopy(addresses []string) []string {
+	sorted := slices.Clone(addresses)
+	for i := range sorted {
+		sorted[i] = strings.ToLower(sorted[i])
+	}
+	slices.Sort(sorted)
+	return slices.Compact(sorted)
+}
+
+func (c *connector) credentials(ctx context.Context, namespace string, ref *proxyv1alpha1.CredentialsSecretRef) (driver.Credentials, error) {
+	if ref == nil {
+		return driver.Credentials{}, nil
+	}
+	var secret corev1.Secret
+	err := c.secrets.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, &secret)
+	switch {
+	case apierrors.IsNotFound(err):
+		return driver.Credentials{}, waitForSecret(proxyv1alpha1.ReasonSecretNotFound,
+			"spec.connection.credentialsSecretRef: there is no Secret %q in namespace %q: create it with the keys %s and %s",
+			ref.Name, namespace, proxyv1alpha1.SecretAccessKey, proxyv1alpha1.SecretSecretKey)
+	case err != nil:
+		return driver.Credentials{}, waitForSecret(proxyv1alpha1.ReasonSecretNotReadable,
+			"spec.connection.credentialsSecretRef: the Secret %q cannot be read: %w", ref.Name, err)
+	}
+	for _, key := range []string{proxyv1alpha1.SecretAccessKey, proxyv1alpha1.SecretSecretKey} {
+		if len(secret.Data[key]) == 0 {
+			return driver.Credentials{}, waitForSecret(proxyv1alpha1.ReasonSecretKeyMissing,
+				"spec.connection.credentialsSecretRef: the Secret %q has no key %q, or it is empty", ref.Name, key)
+		}
+	}
+	return driver.Credentials{
+		AccessKey:     string(secret.Data[proxyv1alpha1.SecretAccessKey]),
+		SecretKey:     string(secret.Data[proxyv1alpha1.SecretSecretKey]),
+		SecurityToken: string(secret.Data[proxyv1alpha1.SecretSecurityToken]),
+	}, nil
+}
+
+func waitForSecret(reason, format string, args ...any) error {
+	return &Waiting{Reason: reason, After: secretRetry, Err: fmt.Errorf(format, args...)}
+}

@@ -1,0 +1,47 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// +kubebuilder:rbac:groups=proxy.rocketmq.io,resources=consumers,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=proxy.rocketmq.io,resources=consumers/status,verbs=get;patch
+// +kubebuilder:rbac:groups=proxy.rocketmq.io,resources=consumers/finalizers,verbs=update
+
+// consumerKind is what reconciling a Consumer needs beyond what reconciler does for both kinds.
+type consumerKind struct{}
+
+func (consumerKind) kind() registry.Kind { return registry.Consumer }
+func (consumerKind) newObject() object   { return &proxyv1alpha1.Consumer{} }
+
+func (consumerKind) group(o object) string { return o.(*proxyv1alpha1.Consumer).Spec.Group }
+
+// singleHost: with such a driver only one host may have the Consumer's client, because a delivery can be acknowledged only where it was
+// fetched and its receivers cannot know where that is.
+func (consumerKind) singleHost(caps driver.Capabilities) bool { return caps.SingleHost }
+
+// fill completes the registry's spec with what the Consumer asks for.
+func (consumerKind) fill(o object, connection driver.Connection, spec *registry.Spec) {
+	c := &o.(*proxyv1alpha1.Consumer).Spec
+	subscriptions := make([]driver.Subscription, len(c.Subscriptions))
+	for i, s := range c.Subscriptions {
+		subscriptions[i].Topic = s.Topic
+		if s.Filter != nil {
+			subscriptions[i].Tag, subscriptions[i].SQL = s.Filter.Tag, s.Filter.SQL
+		}
+	}
+	startFrom := driver.Latest
+	if c.StartFrom == proxyv1alpha1.StartFromEarliest {
+		startFrom = driver.Earliest
+	}
+	spec.Consumer = &registry.ConsumerSpec{
+		Config:      driver.ConsumerConfig{Connection: connection, Group: spec.Group, Subscriptions: subscriptions, StartFrom: startFrom},
+		AckDeadline: c.AckDeadline(), MaxInFlight: c.MaxInFlightOrDefault(), MaxInFlightBytes: c.MaxInFlightBytesOrDefault(),
+		MaxDeliveryAttempts: c.MaxDeliveryAttemptsOrDefault(),
+	}
+}

@@ -1,0 +1,66 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// +kubebuilder:rbac:groups=proxy.rocketmq.io,resources=producers,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=proxy.rocketmq.io,resources=producers/status,verbs=get;patch
+// +kubebuilder:rbac:groups=proxy.rocketmq.io,resources=producers/finalizers,verbs=update
+
+// producerKind is what reconciling a Producer needs beyond what reconciler does for both kinds.
+type producerKind struct{}
+
+func (producerKind) kind() registry.Kind { return registry.Producer }
+func (producerKind) newObject() object   { return &proxyv1alpha1.Producer{} }
+
+func (producerKind) group(o object) string {
+	producer := o.(*proxyv1alpha1.Producer)
+	if producer.Spec.Group != "" {
+		return producer.Spec.Group
+	}
+	return defaultProducerGroup(producer.Namespace, producer.Name)
+}
+
+// maxGroupBytes is RocketMQ's limit for the name of a group.
+const maxGroupBytes = 120
+
+// defaultProducerGroup joins namespace and name by "_", which is not legal in either, so that no two objects get the same. "." is legal in
+// names only and becomes "_" for the same reason. What is too long is cut and gets a hash of the whole.
+func defaultProducerGroup(namespace, name string) string {
+	group := namespace + "_" + strings.ReplaceAll(name, ".", "_")
+	if len(group) <= maxGroupBytes {
+		return group
+	}
+	sum := sha256.Sum256([]byte(namespace + "/" + name))
+	suffix := "_" + hex.EncodeToString(sum[:4])
+	return group[:maxGroupBytes-len(suffix)] + suffix
+}
+
+// singleHost is false: every host has its own client of a Producer.
+func (producerKind) singleHost(driver.Capabilities) bool { return false }
+
+// fill completes the registry's spec with what the Producer asks for.
+func (producerKind) fill(o object, connection driver.Connection, spec *registry.Spec) {
+	p := &o.(*proxyv1alpha1.Producer).Spec
+	spec.IdleTimeout = p.IdleTimeout()
+	spec.Producer = &registry.ProducerSpec{
+		Config: driver.ProducerConfig{
+			Connection: connection, Group: spec.Group, Topics: slices.Sorted(slices.Values(p.Topics)),
+			SendTimeout: p.SendTimeout(), Retries: p.RetriesOrDefault(),
+			CompressAbove: p.CompressAbove(), MaxMessageBytes: p.MaxMessageBytesOrDefault(),
+		},
+		Batching:        p.Batching != proxyv1alpha1.BatchingDisabled,
+		MaxMessageBytes: p.MaxMessageBytesOrDefault(),
+	}
+}

@@ -1,0 +1,292 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// object is a Producer or a Consumer.
+type object interface {
+	client.Object
+	Common() *proxyv1alpha1.CommonSpec
+	Reported() *proxyv1alpha1.ClientStatus
+}
+
+// objectKind is what differs between the two.
+type objectKind interface {
+	kind() registry.Kind
+	newObject() object
+	group(o object) string
+	singleHost(caps driver.Capabilities) bool
+	fill(o object, connection driver.Connection, spec *registry.Spec)
+}
+
+// Clients is the part of registry.Registry that the controllers use.
+type Clients interface {
+	Acquire(spec registry.Spec) registry.Status
+	Release(key registry.Key, reason string) (done bool, receipt registry.Receipt)
+	Forget(key registry.Key)
+	Status(key registry.Key) (registry.Status, bool)
+	List() []registry.EntryInfo
+	CloseGate()
+	Audit(ctx context.Context, live func(ctx context.Context) (map[registry.Key]struct{}, error)) (registry.AuditReport, error)
+}
+
+// reconciler makes this host run what the objects of one kind ask for, and let go of what is being deleted. It never waits for RocketMQ:
+// it states what should run, and the registry wakes it when something has changed.
+type reconciler struct {
+	objectKind
+	client   client.Client // reads from the cache
+	reader   client.Reader // reads from the API server
+	clients  Clients
+	host     *Host
+	names    *tracker
+	connect  *connector
+	drivers  Drivers
+	endpoint string
+	events   eventRecorder
+	observer Observer
+	now      func() time.Time
+}
+
+const (
+	// dyingInterval is how often a dying object is looked at: other hosts' status writes wake nobody.
+	dyingInterval = 2 * time.Second
+	// resyncInterval bounds how long a status that somebody else has overwritten stays wrong.
+	resyncInterval = 10 * time.Minute
+	// conflictInterval is when a pass that lost against another writer comes again.
+	conflictInterval = 200 * time.Millisecond
+)
+
+// Reconcile is one pass over one object. The order of its steps is the host protocol; see doc.go.
+func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	obj := r.newObject()
+	err := r.client.Get(ctx, req.NamespacedName, obj)
+	if err == nil && r.names.takeDoubt(r.key(obj)) {
+		obj = r.newObject()
+		err = r.reader.Get(ctx, req.NamespacedName, obj)
+	}
+	if client.IgnoreNotFound(err) != nil {
+		return r.failed(ctx, fmt.Errorf("read %s %s: %w", r.kind(), req.NamespacedName, err))
+	}
+	draining := r.letGoOfOthers(ctx, req.NamespacedName, string(obj.GetUID()))
+	if apierrors.IsNotFound(err) {
+		return ctrl.Result{RequeueAfter: draining}, nil
+	}
+	r.names.remember(r.key(obj), req.NamespacedName)
+
+	var result ctrl.Result
+	switch {
+	case !obj.GetDeletionTimestamp().IsZero():
+		result, err = r.reconcileDelete(ctx, obj)
+	case !controllerutil.ContainsFinalizer(obj, proxyv1alpha1.Finalizer):
+		err = r.addFinalizer(ctx, obj)
+	default:
+		result, err = r.reconcileNormal(ctx, obj)
+	}
+	if err != nil {
+		return r.failed(ctx, err)
+	}
+	return ctrl.Result{RequeueAfter: soonest(result.RequeueAfter, draining)}, nil
+}
+
+func (r *reconciler) key(obj object) registry.Key {
+	return registry.Key{Kind: r.kind(), UID: string(obj.GetUID())}
+}
+
+// letGoOfOthers releases what this host still runs under the name for objects that are gone: another UID has the name now, or none.
+func (r *reconciler) letGoOfOthers(ctx context.Context, name types.NamespacedName, uid string) time.Duration {
+	var again time.Duration
+	for _, key := range r.names.keys(r.kind(), name, uid) {
+		done, receipt := r.clients.Release(key, "object gone")
+		if !done {
+			again = dyingInterval
+			continue
+		}
+		log.FromContext(ctx).V(1).Info("released a client whose object is gone", "uid", key.UID, "took", receipt.Took)
+		r.clients.Forget(key)
+		r.names.forget(key)
+	}
+	return again
+}
+
+// addFinalizer writes the finalizer in a patch of its own. The next pass, which its event causes, starts the client.
+func (r *reconciler) addFinalizer(ctx context.Context, obj object) error {
+	base := obj.DeepCopyObject().(object)
+	controllerutil.AddFinalizer(obj, proxyv1alpha1.Finalizer)
+	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
+	if err := r.client.Patch(ctx, obj, patch); err != nil {
+		return fmt.Errorf("add the finalizer: %w", client.IgnoreNotFound(err))
+	}
+	return nil
+}
+
+// reconcileNormal states what should run for a live object that carries the finalizer, and reports.
+func (r *reconciler) reconcileNormal(ctx context.Context, obj object) (ctrl.Result, error) {
+	f := r.newFacts(obj)
+	if obj.Common().Suspend {
+		r.suspend(obj, f)
+	} else {
+		r.run(ctx, obj, f)
+	}
+	if err := r.report(ctx, obj, f); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: r.next(obj, f)}, nil
+}
+
+// suspend lets go of the client and keeps the object.
+func (r *reconciler) suspend(obj object, f *facts) {
+	f.suspended = true
+	r.stop(obj, f, "suspended")
+}
+
+// stop releases the client and records what is left of it.
+func (r *reconciler) stop(obj object, f *facts, why string) {
+	key := r.key(obj)
+	done, receipt := r.clients.Release(key, why)
+	if !done {
+		f.observe(r.clients.Status(key))
+		return
+	}
+	if ranSomething(receipt) {
+		r.events.released(obj, r.host.Name(), receipt)
+	}
+	r.clients.Forget(key)
+}
+
+// run states the client that the object asks for. What runs already stays when the new wish cannot be made out.
+func (r *reconciler) run(ctx context.Context, obj object, f *facts) {
+	key := r.key(obj)
+	spec, caps, err := r.desired(ctx, obj)
+	f.group, f.driver = spec.Group, spec.Driver
+	if f.problem = err; err != nil {
+		f.observe(r.clients.Status(key))
+		return
+	}
+	if r.singleHost(caps) && len(f.live()) > 1 {
+		f.severalHosts, f.serving = true, f.servingHost()
+		if f.serving != f.host {
+			r.stop(obj, f, "another host serves it")
+			return
+		}
+	}
+	f.observe(r.clients.Acquire(spec), true)
+}
+
+// servingHost is the oldest live host: every host comes to the same answer without asking.
+func (f *facts) servingHost() string {
+	if live := f.live(); len(live) > 0 {
+		return live[0].Name
+	}
+	return f.host
+}
+
+// desired is what should run, from the object, the operator's flags and the Secret. The error is a *Stalled or a *Waiting; the spec's group
+// and driver are set in any case.
+func (r *reconciler) desired(ctx context.Context, obj object) (registry.Spec, driver.Capabilities, error) {
+	common := obj.Common()
+	spec := registry.Spec{
+		Key: r.key(obj), Namespace: obj.GetNamespace(), Name: obj.GetName(),
+		Generation: obj.GetGeneration(), Created: obj.GetCreationTimestamp().Time,
+		Group: r.group(obj), DrainTimeout: common.DrainTimeout(), Confirm: r.confirm(obj),
+	}
+	name, caps, err := r.drivers.Resolve(common.Driver)
+	if err != nil {
+		return spec, caps, &Stalled{Reason: proxyv1alpha1.ReasonUnsupported, Err: fmt.Errorf("spec.driver %q: %w", common.Driver, err)}
+	}
+	spec.Driver = name
+	connection, err := r.connect.connection(ctx, obj.GetNamespace(), &common.Connection)
+	if err != nil {
+		return spec, caps, err
+	}
+	r.fill(obj, connection, &spec)
+	return spec, caps, nil
+}
+
+// confirm is the look at the API server right before a client starts: it must still be the same object, carry the finalizer, and not be
+// dying; and this host must still be known to those who remove finalizers. Without it a cache that lags would start clients nobody stops.
+func (r *reconciler) confirm(obj object) func(ctx context.Context) error {
+	key, name, uid := r.key(obj), client.ObjectKeyFromObject(obj), obj.GetUID()
+	return func(ctx context.Context) error {
+		select {
+		case <-r.host.Lost():
+			return ErrHostLost
+		default:
+		}
+		current := r.newObject()
+		err := r.reader.Get(ctx, name, current)
+		if client.IgnoreNotFound(err) != nil {
+			return err
+		}
+		if err != nil || current.GetUID() != uid || !current.GetDeletionTimestamp().IsZero() ||
+			!controllerutil.ContainsFinalizer(current, proxyv1alpha1.Finalizer) {
+			r.names.doubt(key)
+			return registry.ErrNotLive
+		}
+		return nil
+	}
+}
+
+// next is when to look again without being woken.
+func (r *reconciler) next(obj object, f *facts) time.Duration {
+	again := resyncInterval
+	if obj.Common().Connection.CredentialsSecretRef != nil && !f.suspended {
+		again = secretInterval
+	}
+	if v := f.trouble(); v != nil {
+		again = soonest(again, v.requeue)
+	}
+	return again
+}
+
+// soonest is the shorter of two delays; 0 is none.
+func soonest(a, b time.Duration) time.Duration {
+	if a == 0 || (b != 0 && b < a) {
+		return b
+	}
+	return a
+}
+
+// failed decides what an unexpected error of the API server means. To lose against another writer, or to come too late, is daily business.
+func (r *reconciler) failed(ctx context.Context, err error) (ctrl.Result, error) {
+	switch {
+	case apierrors.IsConflict(err):
+		log.FromContext(ctx).V(1).Info("somebody else wrote first, trying again", "reason", err.Error())
+		return ctrl.Result{RequeueAfter: conflictInterval}, nil
+	case apierrors.IsNotFound(err):
+		return ctrl.Result{RequeueAfter: conflictInterval}, nil
+	case ctx.Err() != nil:
+		return ctrl.Result{}, nil
+	default:
+		return ctrl.Result{}, err
+	}
+}
+
+// lastPass reports for the object of key if it is being deleted; the host is leaving.
+func (r *reconciler) lastPass(ctx context.Context, key registry.Key, name types.NamespacedName) {
+	obj := r.newObject()
+	err := r.client.Get(ctx, name, obj)
+	if err != nil || r.key(obj) != key || obj.GetDeletionTimestamp().IsZero() {
+		return
+	}
+	if _, err := r.reconcileDelete(ctx, obj); err != nil {
+		log.FromContext(ctx).Info("the last report for a dying object failed, another host or the next start will see to it",
+			"kind", key.Kind, "object", name, "reason", err.Error())
+	}
+}

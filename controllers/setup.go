@@ -1,0 +1,263 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// Drivers says which driver a spec.driver means.
+type Drivers interface {
+	// Resolve answers the driver's name for status.driver and the registry, and what it can promise. An error is for the user.
+	Resolve(requested proxyv1alpha1.DriverName) (name string, capabilities driver.Capabilities, err error)
+}
+
+// Observer is told what metrics count. It must not block. nil is allowed in Options.
+type Observer interface {
+	// FinalizerForced: a finalizer was taken off although dead hosts had not reported.
+	FinalizerForced(kind registry.Kind)
+	// Audited: an audit ended.
+	Audited(report registry.AuditReport, err error)
+}
+
+type noObserver struct{}
+
+func (noObserver) FinalizerForced(registry.Kind)       {}
+func (noObserver) Audited(registry.AuditReport, error) {}
+
+// Options are what Setup needs. Everything without "absent" must be set.
+type Options struct {
+	// Host is this process among the hosts; its Lease has been acquired.
+	Host *Host
+	// Registry runs the clients. Its Options.Notify is Waker.Notify.
+	Registry Clients
+	Waker    *Waker
+	Drivers  Drivers
+	// DefaultNameServers are for objects that name none. Absent: such objects are not accepted.
+	DefaultNameServers []string
+	// Addresses decides which name servers and brokers clients may be sent to; the default name servers are trusted by Setup.
+	Addresses *AddressPolicy
+	// Namespaces are those that the manager's cache is restricted to. Absent: all.
+	Namespaces []string
+	// Endpoint is where applications reach the proxy, for status.endpoint. Absent: not shown.
+	Endpoint string
+	// AuditInterval is the time between audits. Absent: a minute.
+	AuditInterval time.Duration
+	// Workers is how many objects of a kind are reconciled at a time. Absent: 8.
+	Workers int
+	// Observer counts for metrics. Absent: nobody does.
+	Observer Observer
+}
+
+// Controllers is what Setup wired. Its life is the manager's.
+type Controllers struct {
+	options     Options
+	names       *tracker
+	reconcilers []*reconciler
+}
+
+// Setup adds to the manager: the controllers of both kinds, the renewal of the host's Lease, and the audit. All of them run without leader
+// election. When the Lease is lost the manager's Start returns ErrHostLost; the caller then closes the registry and ends the process.
+//
+// The order around it, in main: NewHost, Host.Acquire, registry.New with Waker.Notify, Setup, manager.Start. To stop, with the manager still
+// running: registry.CloseGate, drain, registry.Close, Controllers.Leave, then end the manager's context.
+func Setup(mgr ctrl.Manager, o Options) (*Controllers, error) {
+	if o.Host == nil || o.Registry == nil || o.Waker == nil || o.Drivers == nil || o.Addresses == nil {
+		return nil, errors.New("controllers.Setup: Host, Registry, Waker, Drivers and Addresses must be set")
+	}
+	o = o.withDefaults()
+	if err := o.Addresses.Trust(o.DefaultNameServers); err != nil {
+		return nil, err
+	}
+	c := &Controllers{options: o, names: newTracker()}
+	for _, kind := range []objectKind{producerKind{}, consumerKind{}} {
+		r := newReconciler(kind, mgr, o, c.names)
+		if err := r.setup(mgr, o); err != nil {
+			return nil, fmt.Errorf("set up the controller of %ss: %w", kind.kind(), err)
+		}
+		c.reconcilers = append(c.reconcilers, r)
+	}
+	for _, runnable := range []onEveryHost{c.keepLease, c.audit(mgr)} {
+		if err := mgr.Add(runnable); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.AuditInterval == 0 {
+		o.AuditInterval = time.Minute
+	}
+	if o.Workers == 0 {
+		o.Workers = 8
+	}
+	if len(o.Namespaces) == 0 {
+		o.Namespaces = []string{metav1.NamespaceAll}
+	}
+	if o.Observer == nil {
+		o.Observer = noObserver{}
+	}
+	return o
+}
+
+func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker) *reconciler {
+	return &reconciler{
+		objectKind: kind, client: mgr.GetClient(), reader: mgr.GetAPIReader(), clients: o.Registry, host: o.Host, names: names,
+		connect: &connector{secrets: mgr.GetAPIReader(), defaultNameServers: o.DefaultNameServers, policy: o.Addresses},
+		drivers: o.Drivers, endpoint: o.Endpoint, events: eventRecorder{mgr.GetEventRecorder("rocketmq-proxy")},
+		observer: o.Observer, now: time.Now,
+	}
+}
+
+func (r *reconciler) setup(mgr ctrl.Manager, o Options) error {
+	leaderOnly := false
+	return ctrl.NewControllerManagedBy(mgr).
+		For(r.newObject()).
+		WithEventFilter(worthAPass()).
+		WatchesRawSource(source.Func(o.Waker.source(r.kind(), r.names))).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: o.Workers, NeedLeaderElection: &leaderOnly,
+			// The default would wait up to 17 minutes after an API server that was away is back.
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[ctrl.Request](100*time.Millisecond, 10*time.Second),
+		}).
+		Complete(r)
+}
+
+// worthAPass drops what is only somebody's status write, or the writes of all hosts would wake all hosts. A delete and a create that arrive
+// as one update have another UID.
+func worthAPass() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, after := e.ObjectOld, e.ObjectNew
+		return before.GetUID() != after.GetUID() || before.GetGeneration() != after.GetGeneration() ||
+			before.GetDeletionTimestamp().IsZero() != after.GetDeletionTimestamp().IsZero() ||
+			!slices.Equal(before.GetFinalizers(), after.GetFinalizers())
+	}}
+}
+
+// onEveryHost is a manager.Runnable that needs no election.
+type onEveryHost func(ctx context.Context) error
+
+var _ manager.LeaderElectionRunnable = onEveryHost(nil)
+
+// Start runs it.
+func (f onEveryHost) Start(ctx context.Context) error { return f(ctx) }
+
+// NeedLeaderElection is false: a lost election would end the process without a drain.
+func (f onEveryHost) NeedLeaderElection() bool { return false }
+
+// keepLease renews the host's Lease. When that is lost, the gate closes at once, before anybody else hears of it.
+func (c *Controllers) keepLease(ctx context.Context) error {
+	err := c.options.Host.Run(ctx, c.wakeAll)
+	if err != nil {
+		c.options.Registry.CloseGate()
+	}
+	return err
+}
+
+// wakeAll asks for a pass over every object: the set of live hosts has changed, and with it who serves what, and whose entries are dead.
+func (c *Controllers) wakeAll() {
+	for _, key := range c.names.all() {
+		c.options.Waker.Notify(key)
+	}
+}
+
+// Leave is this host's last word: it reports the dying objects a last time, so that one that waits only for this host does not wait for the
+// next, and deletes the own Lease. It must be called after the registry's Close; while a client is left, the Lease stays, and Kubernetes
+// collects it with the pod.
+func (c *Controllers) Leave(ctx context.Context) error {
+	if left := len(c.options.Registry.List()); left > 0 {
+		return fmt.Errorf("%d clients are not closed yet: this host's Lease stays, so that nobody takes them for closed", left)
+	}
+	for _, r := range c.reconcilers {
+		for _, key := range c.names.all() {
+			if name, found := c.names.name(key); found && key.Kind == r.kind() && ctx.Err() == nil {
+				r.lastPass(ctx, key, name)
+			}
+		}
+	}
+	return c.options.Host.Leave(ctx)
+}
+
+// audit compares what runs with what exists, again and again.
+func (c *Controllers) audit(mgr ctrl.Manager) onEveryHost {
+	log, reader := mgr.GetLogger().WithName("audit"), mgr.GetAPIReader()
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(c.options.AuditInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+			}
+			report, err := c.options.Registry.Audit(ctx, func(ctx context.Context) (map[registry.Key]struct{}, error) {
+				return c.liveObjects(ctx, reader)
+			})
+			if ctx.Err() != nil {
+				return nil
+			}
+			c.options.Observer.Audited(report, err)
+			if err != nil {
+				log.Info("the audit could not compare clients and objects, it will try again", "reason", err.Error())
+			}
+		}
+	}
+}
+
+// liveObjects lists both kinds uncached, dying ones too.
+func (c *Controllers) liveObjects(ctx context.Context, reader client.Reader) (map[registry.Key]struct{}, error) {
+	live := map[registry.Key]struct{}{}
+	for _, kind := range []registry.Kind{registry.Producer, registry.Consumer} {
+		for _, namespace := range c.options.Namespaces {
+			err := eachObject(ctx, reader, kind, namespace, func(o *metav1.PartialObjectMetadata) error {
+				key := registry.Key{Kind: kind, UID: string(o.UID)}
+				live[key] = struct{}{}
+				c.names.remember(key, client.ObjectKeyFromObject(o))
+				return nil
+			})
+			if err != nil {
+				return nil, fmt.Errorf("list %ss: %w", kind, err)
+			}
+		}
+	}
+	return live, nil
+}
+
+// eachObject lists the objects of a kind, metadata only, in pages.
+func eachObject(ctx context.Context, reader client.Reader, kind registry.Kind, namespace string, do func(*metav1.PartialObjectMetadata) error) error {
+	list := &metav1.PartialObjectMetadataList{}
+	for {
+		list.SetGroupVersionKind(proxyv1alpha1.GroupVersion.WithKind(string(kind) + "List"))
+		if err := reader.List(ctx, list, client.InNamespace(namespace), client.Limit(500), client.Continue(list.Continue)); err != nil {
+			return err
+		}
+		for i := range list.Items {
+			if err := do(&list.Items[i]); err != nil {
+				return err
+			}
+		}
+		if list.Continue == "" {
+			return nil
+		}
+	}
+}

@@ -1,0 +1,162 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// tracker remembers what one process needs to find its way between names and UIDs. It decides nothing: what runs is the registry's truth,
+// what should run the API server's.
+type tracker struct {
+	mu    sync.Mutex
+	names map[registry.Key]types.NamespacedName
+	// byName lists the UIDs seen under a name that may still have an entry in the registry.
+	byName map[kindName]map[registry.Key]struct{}
+	// doubtful: a look at the API server before a start contradicted the cache; the next pass reads uncached.
+	doubtful map[registry.Key]struct{}
+}
+
+type kindName struct {
+	kind registry.Kind
+	name types.NamespacedName
+}
+
+func newTracker() *tracker {
+	return &tracker{
+		names: map[registry.Key]types.NamespacedName{}, byName: map[kindName]map[registry.Key]struct{}{},
+		doubtful: map[registry.Key]struct{}{},
+	}
+}
+
+// remember records that key goes by name.
+func (t *tracker) remember(key registry.Key, name types.NamespacedName) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.names[key] = name
+	of := kindName{key.Kind, name}
+	if t.byName[of] == nil {
+		t.byName[of] = map[registry.Key]struct{}{}
+	}
+	t.byName[of][key] = struct{}{}
+}
+
+// forget drops everything about key.
+func (t *tracker) forget(key registry.Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	of := kindName{key.Kind, t.names[key]}
+	delete(t.byName[of], key)
+	if len(t.byName[of]) == 0 {
+		delete(t.byName, of)
+	}
+	delete(t.names, key)
+	delete(t.doubtful, key)
+}
+
+func (t *tracker) name(key registry.Key) (types.NamespacedName, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	name, found := t.names[key]
+	return name, found
+}
+
+// keys lists the UIDs known under a name, except one.
+func (t *tracker) keys(kind registry.Kind, name types.NamespacedName, except string) []registry.Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var keys []registry.Key
+	for key := range t.byName[kindName{kind, name}] {
+		if key.UID != except {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// all lists every key.
+func (t *tracker) all() []registry.Key {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Keys(t.names))
+}
+
+func (t *tracker) doubt(key registry.Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.doubtful[key] = struct{}{}
+}
+
+// takeDoubt reports and clears the doubt.
+func (t *tracker) takeDoubt(key registry.Key) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, found := t.doubtful[key]
+	delete(t.doubtful, key)
+	return found
+}
+
+// Waker turns the registry's Notify into passes of the controllers. Notify never blocks: the controller's work queue is what coalesces.
+// The zero value is ready; it is safe for concurrent use.
+type Waker struct {
+	mu      sync.Mutex
+	wake    map[registry.Kind]func(registry.Key)
+	pending map[registry.Key]struct{} // before the controllers run
+}
+
+// Notify asks for a pass over the object of key. It is the registry's Options.Notify.
+func (w *Waker) Notify(key registry.Key) {
+	w.mu.Lock()
+	wake := w.wake[key.Kind]
+	if wake == nil {
+		if w.pending == nil {
+			w.pending = map[registry.Key]struct{}{}
+		}
+		w.pending[key] = struct{}{}
+	}
+	w.mu.Unlock()
+	if wake != nil {
+		wake(key)
+	}
+}
+
+// source is where a controller's queue is plugged in.
+func (w *Waker) source(kind registry.Kind, names *tracker) func(context.Context, workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	return func(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		w.plug(kind, func(key registry.Key) {
+			if name, found := names.name(key); found {
+				queue.Add(reconcile.Request{NamespacedName: name})
+			}
+		})
+		return nil
+	}
+}
+
+func (w *Waker) plug(kind registry.Kind, wake func(registry.Key)) {
+	w.mu.Lock()
+	if w.wake == nil {
+		w.wake = map[registry.Kind]func(registry.Key){}
+	}
+	w.wake[kind] = wake
+	var early []registry.Key
+	for key := range w.pending {
+		if key.Kind == kind {
+			early = append(early, key)
+			delete(w.pending, key)
+		}
+	}
+	w.mu.Unlock()
+	for _, key := range early {
+		wake(key)
+	}
+}
