@@ -45,7 +45,7 @@ type Options struct {
 	Limits server.Limits
 	// Auth, when set, switches authentication on.
 	Auth *Auth
-	// DrainTimeout of the host; 0 = 5 s.
+	// DrainTimeout of the host; 0 = 1 s.
 	DrainTimeout time.Duration
 	Broker       memory.Options
 	// Change, when set, edits the proxy's options last.
@@ -101,7 +101,7 @@ func (r *Rig) start(o Options, log logr.Logger) {
 		Limits: o.Limits, DrainTimeout: o.DrainTimeout, Metrics: r.Metrics, Log: log, OpenAPI: []byte(`{"swagger":"2.0"}`),
 	}
 	if options.DrainTimeout == 0 {
-		options.DrainTimeout = 5 * time.Second
+		options.DrainTimeout = time.Second
 	}
 	if o.Auth != nil {
 		options.Authorizer = o.Auth

@@ -6,13 +6,9 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"errors"
-	"io"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	_ "google.golang.org/grpc/encoding/gzip" // callers may compress; what a request has after decompression is bounded
 	"google.golang.org/grpc/health"
@@ -33,7 +29,7 @@ const streamWorkers = 32
 func (s *Server) newGRPC(config *tls.Config) {
 	l := s.limits
 	options := []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(l.MaxRequestBytes),
+		grpc.MaxRecvMsgSize(receiveLimit(l)),
 		grpc.MaxConcurrentStreams(uint32(l.MaxConcurrentStreams)),
 		grpc.MaxHeaderListSize(uint32(l.MaxHeaderBytes)),
 		grpc.ConnectionTimeout(l.OpenTimeout),
@@ -133,22 +129,20 @@ func admitted[A any](ctx context.Context, s *Server, c *call, do func() (A, erro
 	return do()
 }
 
-// read takes one message of the caller and says in our words what is wrong with it.
+// read takes one message of the caller. When RecvMsg fails grpc-go has answered already, in its own words; so that a request that is too large is
+// answered in ours, its limit is a little higher (receiveLimit).
 func (s *Server) read(stream grpc.ServerStream, into proto.Message) error {
-	err := stream.RecvMsg(into)
-	if err == nil || errors.Is(err, io.EOF) {
+	if err := stream.RecvMsg(into); err != nil {
 		return err
 	}
-	st := status.Convert(err)
-	switch {
-	case st.Code() == codes.ResourceExhausted && strings.Contains(st.Message(), "larger than max"):
-		return limitReached("MaxRequestBytes", "the request is larger than %d bytes", s.limits.MaxRequestBytes)
-	case st.Code() == codes.Internal && strings.Contains(st.Message(), "unmarshal"):
-		return failure(codes.InvalidArgument, reasonInvalid, "", "the request cannot be decoded: "+st.Message())
-	default:
-		return err
+	if size := proto.Size(into); size > s.limits.MaxRequestBytes {
+		return limitReached("MaxRequestBytes", "the request has %d bytes and may have %d", size, s.limits.MaxRequestBytes)
 	}
+	return nil
 }
+
+// receiveLimit is where grpc-go refuses a request before it is read.
+func receiveLimit(l Limits) int { return l.MaxRequestBytes + l.MaxRequestBytes/4 }
 
 // cancelKey finds the function that ends a stream in the stream's context.
 type cancelKey struct{}
