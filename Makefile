@@ -98,6 +98,7 @@ docker-build: ## Build the container image IMG
 test: envtest rocketmq-or-say ## Everything that is not long, with the race detector; PKG= and RUN= narrow it
 	@echo "test: go test $(TEST_FLAGS) $(PKG) (a cold build with -race takes 3-5 min on two cores)"
 	$(TEST_ENV) go test $(TEST_FLAGS) -timeout $(TEST_TIMEOUT) $(if $(RUN),-run '$(RUN)') $(PKG)
+	@$(MAKE) rocketmq-or-say # again: the first one has scrolled away
 
 .PHONY: test-long
 test-long: export LONG = 1

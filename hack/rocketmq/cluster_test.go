@@ -6,7 +6,10 @@ package rocketmq
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,7 +23,25 @@ import (
 
 var shared = NewShared(Options{})
 
-func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+// victim, set in the environment, makes the test binary start a cluster, print both process ids, and wait to be killed.
+const victim = "ROCKETMQ_VICTIM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(victim) == "1" {
+		beVictim()
+	}
+	os.Exit(shared.Run(m))
+}
+
+func beVictim() {
+	c, err := Start(context.Background(), Options{Log: os.Stderr})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println(c.broker.pid, c.nameServer.pid)
+	select {}
+}
 
 func testContext(t *testing.T) context.Context {
 	t.Helper()
@@ -55,7 +76,17 @@ func send(ctx context.Context, c *Cluster, topic string, as Credentials) error {
 	return errors.Join(err, p.Shutdown())
 }
 
-func alive(pid int) bool { return pid != 0 && syscall.Kill(pid, 0) == nil }
+// alive counts a zombie as dead: an orphan's new parent may take its time to reap it.
+func alive(pid int) bool {
+	if pid == 0 || syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	return !strings.Contains(string(stat), ") Z ")
+}
 
 func TestBrokerSurvivesKillOnTheSamePortsWithItsMessages(t *testing.T) {
 	c, ctx := shared.Cluster(t), testContext(t)
@@ -218,6 +249,44 @@ func TestStopLeavesNoProcessAndNoFile(t *testing.T) {
 	if err := c.StartBroker(ctx); err == nil {
 		t.Error("a stopped cluster started a broker")
 	}
+}
+
+func TestJVMsDieWhenTheirParentIsKilled(t *testing.T) {
+	RequireForTest(t)
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux ties a child's life to its parent's")
+	}
+	self, err := os.Executable()
+	must(t, err)
+	parent := exec.Command(self)
+	parent.Env = append(os.Environ(), victim+"=1")
+	parent.Stderr = os.Stderr
+	out, err := parent.StdoutPipe()
+	must(t, err)
+	must(t, parent.Start())
+	var broker, nameServer int
+	if _, err := fmt.Fscan(out, &broker, &nameServer); err != nil {
+		t.Fatalf("read the process ids: %v", err)
+	}
+	if !alive(broker) || !alive(nameServer) {
+		t.Fatalf("broker %d or name server %d is not running", broker, nameServer)
+	}
+	must(t, parent.Process.Kill())
+	_ = parent.Wait() // "signal: killed", as asked
+	ctx := testContext(t)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for alive(broker) || alive(nameServer) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("a JVM lives on after its parent was killed")
+		}
+	}
+	// What the next start does: it removes the home that the killed one left.
+	home, owner, err := takeHome(os.Stderr)
+	must(t, err)
+	must(t, removeHome(home, owner))
 }
 
 func TestUsersOfABrokerWithACLHaveOnlyTheirRights(t *testing.T) {
