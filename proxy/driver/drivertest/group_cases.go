@@ -114,6 +114,9 @@ func caseDeadLetter(k *kit) {
 	reader := k.consumer(k.h.NewGroup(k), driver.DeadLetterTopic(group))
 	letter := k.fetch(reader, 1, longLease)[0]
 	k.ack(reader, letter)
+	if letter.Topic != driver.DeadLetterTopic(group) {
+		k.Errorf("the dead letter came from topic %q", letter.Topic)
+	}
 	if err := sameLetter(sent, letter, r, reason); err != nil {
 		k.Errorf("the dead letter has %v", err)
 	}

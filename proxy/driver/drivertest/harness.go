@@ -58,6 +58,9 @@ type Facts struct {
 	Unreachable []string
 	// Nack is a delay that Nack keeps exactly where the driver promises that. 0 = Lease.
 	Nack time.Duration
+	// InFlightPerQueue is how many messages of one queue may surely be fetched and not yet acknowledged; more may block Fetch. 0 = as many as the suite
+	// wants (1,000 of one topic).
+	InFlightPerQueue int
 	// ByteSlack is by how much a Fetch may go over MaxBytes because the driver learns a message's size only when it has it.
 	ByteSlack int64
 	// SpareGoroutines is how many goroutines beyond Leftovers may stay after everything is closed, with the reason beside it in the harness.

@@ -160,13 +160,30 @@ func (k *kit) fetchWithin(c driver.Consumer, n int, lease, limit time.Duration) 
 	return got
 }
 
+// consume takes exactly n messages and acknowledges them as they come, so that any number passes through a bounded window.
+func (k *kit) consume(c driver.Consumer, n int) []*driver.Received {
+	k.Helper()
+	ctx := k.within(k.facts.Open + k.facts.Late + time.Duration(n)*10*time.Millisecond)
+	var got []*driver.Received
+	for len(got) < n {
+		rs, err := c.Fetch(ctx, driver.FetchRequest{MaxMessages: min(n-len(got), 32), MaxBytes: math.MaxInt32, Lease: longLease})
+		if err != nil {
+			k.Fatalf("Fetch after %d of %d messages: %v", len(got), n, err)
+		}
+		got = append(got, rs...)
+		k.ack(c, rs...)
+	}
+	return got
+}
+
 // fetched is the answer of a Fetch in another goroutine.
 type fetched struct {
 	messages []*driver.Received
 	err      error
 }
 
-// fetching starts a Fetch of one message that waits while the case goes on.
+// fetching starts a Fetch of one message that waits while the case goes on. Nothing shows from outside that a Fetch waits, so it gets some time
+// to come that far.
 func (k *kit) fetching(c driver.Consumer) <-chan fetched {
 	answer := make(chan fetched, 1)
 	ctx := k.within(k.facts.Open + k.facts.Late)
@@ -174,6 +191,7 @@ func (k *kit) fetching(c driver.Consumer) <-chan fetched {
 		rs, err := c.Fetch(ctx, driver.FetchRequest{MaxMessages: 1, MaxBytes: math.MaxInt32, Lease: longLease})
 		answer <- fetched{rs, err}
 	}()
+	time.Sleep(k.facts.Quiet)
 	return answer
 }
 

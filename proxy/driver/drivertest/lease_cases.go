@@ -184,7 +184,8 @@ func caseReplaced(k *kit) {
 
 func caseGarbage(k *kit) {
 	c, r, _ := k.one(longLease)
-	other, foreign, _ := k.one(longLease)
+	other := k.consumer(k.h.NewGroup(k), r.Topic)
+	foreign := k.fetch(other, 1, longLease)[0]
 	valid := string(r.Handle)
 	garbage := []string{
 		"", " ", "x", ".", "....", "\x00\xff", strings.Repeat("9 ", 40), strings.Repeat("a", 100_000), valid + "x", valid[:len(valid)/2], string(foreign.Handle),

@@ -108,9 +108,7 @@ func caseLargeBatch(k *kit) {
 	}
 	k.sendBatch(p, sent...)
 	c := k.consumer(group, topic)
-	got := k.fetch(c, len(sent), longLease)
-	k.wantSame(sent, got)
-	k.ack(c, got...)
+	k.wantSame(sent, k.consume(c, len(sent)))
 }
 
 // badMessages maps the field that the error must name to what spoils the message.
@@ -248,9 +246,7 @@ func caseConcurrentSends(k *kit) {
 	}
 	wg.Wait()
 	c := k.consumer(group, topic)
-	got := k.fetch(c, len(sent), longLease)
-	k.wantSame(sent, got)
-	k.ack(c, got...)
+	k.wantSame(sent, k.consume(c, len(sent)))
 }
 
 func caseSendCancelled(k *kit) {
@@ -318,7 +314,7 @@ func caseRestart(k *kit) {
 		delete(missing, r.ID)
 	}
 	for deadline := time.Now().Add(2 * time.Minute); len(missing) > 0 && time.Now().Before(deadline); {
-		rs, err := c.Fetch(k.within(k.facts.Open), driver.FetchRequest{MaxMessages: 32, MaxBytes: 1 << 20, Lease: longLease})
+		rs, err := c.Fetch(k.within(k.facts.Open), driver.FetchRequest{MaxMessages: 32, MaxBytes: 1 << 20, Lease: 20 * time.Second})
 		if err != nil && !driver.Retryable(err) {
 			k.Fatalf("Fetch after the restart: %v", err)
 		}

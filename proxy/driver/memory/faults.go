@@ -114,7 +114,7 @@ func (f *Faults) Clear() {
 	}
 }
 
-// Calls counts the calls of op so far, hit or not. Hanging counts those that hang now.
+// Calls counts the calls of op so far, hit or not.
 func (f *Faults) Calls(op Operation) int { return int(f.calls[op].Load()) }
 
 // Hanging counts the calls of op that hang now.
