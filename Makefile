@@ -61,10 +61,11 @@ rocketmq: ## Run a real Apache RocketMQ on loopback until Ctrl-C; ROCKETMQ_FLAGS
 ##@ Develop
 
 .PHONY: generate
-generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc $(BIN)/protoc-gen-grpc-gateway $(BIN)/protoc-gen-openapiv2 $(BIN)/controller-gen ## Generate all code, CRDs, roles and the OpenAPI document
+generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc $(BIN)/protoc-gen-grpc-gateway $(BIN)/protoc-gen-openapiv2 $(BIN)/controller-gen ## Generate code, CRDs, roles, the OpenAPI document, the pages of docs/ and the dashboard
 	$(BIN)/buf generate
 	$(BIN)/controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/v1alpha1/...
 	@$(MAKE) manifests
+	go run ./hack/docs
 
 .PHONY: manifests
 manifests: $(BIN)/controller-gen ## Generate the CRDs and the manager's role from the markers in api/ and controllers/

@@ -26,7 +26,7 @@ clean_in_ci() {
 
 clean_in_ci "before"
 
-echo "verify: generated code, CRDs, roles, OpenAPI"
+echo "verify: generated code, CRDs, roles, OpenAPI, pages, dashboard"
 before="$(state)"
 make --silent generate
 after="$(state)"
