@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
@@ -38,6 +39,14 @@ func objects(t *testing.T, manifests string) []*unstructured.Unstructured {
 		if len(object.Object) > 0 {
 			all = append(all, object)
 		}
+	}
+}
+
+// convert makes a typed object of one from a manifest.
+func convert(t *testing.T, from *unstructured.Unstructured, to any) {
+	t.Helper()
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(from.Object, to); err != nil {
+		t.Fatal(err)
 	}
 }
 

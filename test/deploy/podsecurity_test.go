@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 )
 
@@ -45,9 +44,7 @@ func TestTheCleanupJobsPodIsAdmitted(t *testing.T) {
 			continue
 		}
 		job := &batchv1.Job{}
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, job); err != nil {
-			t.Fatal(err)
-		}
+		convert(t, object, job)
 		if err := admit(job.Spec.Template); err != nil {
 			t.Errorf("the Job's pod is refused: %v", err)
 		}
