@@ -65,6 +65,25 @@ func TestTokensOfOthersAreJudged(t *testing.T) {
 	}
 }
 
+func TestAForeignTokenWhoseDeadlineHasPassedIsExpiredWhereverItIsFrom(t *testing.T) {
+	for name, judge := range map[string]func(*Options){"the driver could be asked": anyHost, "its host lives": func(o *Options) {
+		o.Peer = func(string, string) PeerState { return PeerAlive }
+	}} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(t *testing.T) {
+				maker := newRig(t, Settings{AckDeadline: 10 * time.Second}, func(o *Options) { o.Host = "host-b" })
+				asked := newRig(t, Settings{}, judge)
+				asked.consumer = maker.broker
+				maker.broker.put("m", 1, 1)
+				ds := receive(t, maker.attach(t, ReceiverOptions{MaxMessages: 1}), 1)
+				time.Sleep(10 * time.Second)
+				wantOutcome(t, "ack", one(asked.Ack(t.Context(), tokens(ds))), Expired)
+				want(t, "driver calls", maker.broker.counts().ackCalls, 0)
+			})
+		})
+	}
+}
+
 func anyHost(o *Options) { o.Capabilities.AckFromAnyHost = true }
 
 func optional(f func(*Options)) func(*Options) {
@@ -261,6 +280,7 @@ func TestAShortenedDeliveryThatExpiredIsNotTakenForAcked(t *testing.T) {
 		wantOutcome(t, "modify", one(g.Modify(t.Context(), []Modify{{old, 10 * time.Second}})), OK)
 		time.Sleep(10 * time.Second)
 		receive(t, r, 1)
+		synctest.Wait()
 		wantOutcome(t, "the first token", one(g.Ack(t.Context(), []string{old})), Expired)
 	})
 }
@@ -535,5 +555,32 @@ func TestAnAckThatOvertakesWrittenCountsAndKeepsTheReceiverInOrder(t *testing.T)
 		if !slices.Equal(got, []string{ds[1].ID}) {
 			t.Errorf("then came %v, want the second again", got)
 		}
+	})
+}
+
+// Sequence of the accident: the stream breaks after the client has read a delivery and acks it by the unary call; the stream's clean-up gives
+// the message back while the ack is on its way to the broker.
+func TestADeliveryThatIsBeingAckedIsNotGivenBackByItsBrokenStream(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		g := newRig(t, Settings{})
+		g.broker.put("m", 1, 1)
+		r := g.attach(t, ReceiverOptions{})
+		synctest.Wait()
+		ds := r.Take(0, 0)
+		gate := make(chan struct{})
+		g.broker.setOn(func(_ context.Context, call string) error {
+			if call == "Ack" {
+				<-gate
+			}
+			return nil
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { g.ack(t, ds...) })
+		synctest.Wait()
+		r.Close()
+		close(gate)
+		wg.Wait()
+		want(t, "given back", g.broker.counts().givenBack, 0)
+		g.ack(t, ds...)
 	})
 }

@@ -150,3 +150,20 @@ func TestDrainGivesDeadLettersBackThatWaitForTheirWrite(t *testing.T) {
 		want(t, "took", report.Took, 5*time.Second)
 	})
 }
+
+func TestADeadLetterWriteThatFailsDuringADrainIsNotTriedAgain(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		g := newRig(t, Settings{MaxDeliveryAttempts: 1, AckDeadline: time.Minute})
+		g.broker.setOn(func(_ context.Context, call string) error {
+			if call == "DeadLetter" {
+				time.Sleep(5 * time.Second)
+				return driver.ErrUnavailable
+			}
+			return nil
+		})
+		g.broker.exhaust("poison", 2, 1)
+		g.attach(t, ReceiverOptions{})
+		synctest.Wait()
+		want(t, "report", g.Drain(t.Context()), DrainReport{InFlight: 2, GivenBack: 2, Took: 5 * time.Second})
+	})
+}

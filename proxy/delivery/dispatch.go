@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -16,8 +17,6 @@ const (
 	// backOffMin and backOffMax bound the pause after a failed Fetch or dead-letter write; it doubles, with jitter of a half.
 	backOffMin = 100 * time.Millisecond
 	backOffMax = 10 * time.Second
-	// slice is how long one class may wait in Fetch while another one wants messages too.
-	slice = 500 * time.Millisecond
 	// errGrace: a Fetch that has waited this long without an error works.
 	errGrace = 3 * time.Second
 	// emptyPause follows a Fetch that returned nothing and no error before its end, against its contract.
@@ -55,15 +54,7 @@ func (w *Window) refillLocked() {
 	if w.draining {
 		return
 	}
-	if w.dispatching {
-		// A Fetch without a time limit must not keep another class waiting.
-		if w.fetching != nil && len(w.order) > 1 && w.otherWantsLocked(w.fetching) {
-			w.fetching = nil
-			w.cut()
-		}
-		return
-	}
-	if !w.anyWantLocked() {
+	if w.dispatching || !w.anyWantLocked() {
 		return
 	}
 	w.dispatching = true
@@ -137,18 +128,9 @@ func (w *Window) planFetchLocked() (fetchPlan, bool) {
 	if room, _ := w.roomLocked(); room > w.settings.MaxInFlight/2 {
 		w.full = false
 	}
-	p.pause = time.Duration(w.retryAt - now)
-	if p.pause <= 0 && w.otherWantsLocked(p.class) {
-		p.ctx, p.cancel = context.WithTimeout(w.life, slice)
-		w.fetching = nil
-	} else {
-		p.ctx, p.cancel = context.WithCancel(w.life)
-		w.fetching = p.class
-	}
-	if p.pause > 0 {
-		w.fetching = nil
-	} else {
-		w.waitingSince = now
+	p.ctx, p.cancel = context.WithCancel(w.life)
+	if p.pause = time.Duration(w.retryAt - now); p.pause <= 0 {
+		w.fetching, w.waitingSince = p.class, now
 	}
 	w.cut = p.cancel
 	return p, true
@@ -175,19 +157,28 @@ func (w *Window) wantLocked(c *class, now int64) (n int, size int64) {
 	return min(n, room), min(size, byteRoom)
 }
 
-func (w *Window) anyWantLocked() bool { return w.otherWantsLocked(nil) }
-
-func (w *Window) otherWantsLocked(than *class) bool {
+func (w *Window) anyWantLocked() bool {
 	now := w.now()
-	for _, c := range w.order {
-		if c == than {
-			continue
-		}
-		if n, size := w.wantLocked(c, now); n > 0 && size > 0 {
-			return true
-		}
+	return slices.ContainsFunc(w.order, func(c *class) bool {
+		n, size := w.wantLocked(c, now)
+		return n > 0 && size > 0
+	})
+}
+
+// cutUnwantedLocked ends a Fetch, or a back-off, whose receivers have left: it would bring messages for nobody, and keep the receivers with
+// another lease waiting.
+func (w *Window) cutUnwantedLocked() {
+	if w.cut == nil {
+		return
 	}
-	return false
+	wanted := w.fetching == nil && w.anyWantLocked()
+	if w.fetching != nil {
+		n, size := w.wantLocked(w.fetching, w.now())
+		wanted = n > 0 && size > 0
+	}
+	if !wanted {
+		w.cut()
+	}
 }
 
 // noticeFullLocked reports once that the window has no room; again only after it was half empty in between.
@@ -220,7 +211,7 @@ func (w *Window) arrived(p fetchPlan, msgs []*driver.Received, err error, over b
 	w.accountLocked(len(msgs), err, over, now)
 	e.fetchFailed = err
 	recovered := failed && w.fetchErr == nil
-	w.waitingSince = 0
+	w.waitingSince, w.fetching = 0, nil
 	w.unlockAnd(&e)
 	if err != nil && !failed {
 		w.log.Info("fetching from RocketMQ fails; the window tries again by itself", "error", err.Error())

@@ -34,8 +34,8 @@
 //
 // While a message is held because it is larger than what is left of its receivers' byte credit, fetching for their lease stops for a quarter
 // of that message's lease, so that a receiver runs empty and can take it; then the others go on. A Fetch under way is not shortened when one
-// of several receivers leaves: what nobody wants any more is given back when it arrives. Receivers with different leases share the driver
-// in turns of half a second while it has nothing.
+// of several receivers leaves: what nobody wants any more is given back when it arrives. One Fetch has one lease, so that receivers with
+// different leases take turns, Fetch by Fetch; a turn lasts until something arrives.
 //
 // If you debug: "why is nothing delivered" - wantLocked in dispatch.go; "why EXPIRED" - judge and endedLocked in ack.go; "why did it come
 // again" - sweepLocked in expiry.go.

@@ -309,6 +309,20 @@ func (b *fakeBroker) lastFetch() driver.FetchRequest {
 	return b.fetches[len(b.fetches)-1]
 }
 
+// most is the largest number of leases that there have been at once.
+func (b *fakeBroker) most() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.maxLeased
+}
+
+// fetched is the number of different messages that Fetch has answered.
+func (b *fakeBroker) fetched() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.delivered)
+}
+
 // watcher is an Observer that counts.
 type watcher struct {
 	mu                                       sync.Mutex

@@ -316,8 +316,6 @@ func (r *Receiver) close() {
 		}
 	}
 	w.refillLocked()
-	if w.cut != nil && !w.anyWantLocked() {
-		w.cut()
-	}
+	w.cutUnwantedLocked()
 	w.unlockAnd(&e)
 }

@@ -75,8 +75,7 @@ type lockedState struct {
 	voidOrder flightList
 	voidFloor uint64
 
-	// dispatching: the dispatcher runs. cut ends its Fetch or its back-off; fetching is the class it fetches for when that Fetch has
-	// no time limit of its own.
+	// dispatching: the dispatcher runs. cut ends its Fetch or its back-off; fetching is the class it fetches for, nil while it does not.
 	dispatching bool
 	cut         context.CancelFunc
 	fetching    *class
