@@ -37,7 +37,12 @@ func (d *demo) startBroker(ctx context.Context) error {
 	d.onStop("RocketMQ", cluster.Stop)
 	d.nameServers = cluster.NameServers()
 	fmt.Printf("    name server %s\n", strings.Join(d.nameServers, ","))
-	return cluster.CreateTopic(ctx, "orders", 4, nil)
+	for _, topic := range []string{"orders", "payments"} { // what config/samples names
+		if err := cluster.CreateTopic(ctx, topic, 4, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d *demo) startControlPlane(ctx context.Context) error {
@@ -72,7 +77,7 @@ func (d *demo) createApplication(ctx context.Context) error {
 		{"create", "serviceaccount", "shop", "-n", appNamespace},
 		{"create", "role", "shop-sends", "-n", appNamespace, "--verb=send", "--resource=producers.proxy.rocketmq.io", "--resource-name=orders"},
 		{"create", "rolebinding", "shop-sends", "-n", appNamespace, "--role=shop-sends", account},
-		{"create", "role", "shop-receives", "-n", appNamespace, "--verb=receive", "--resource=consumers.proxy.rocketmq.io", "--resource-name=orders"},
+		{"create", "role", "shop-receives", "-n", appNamespace, "--verb=receive", "--resource=consumers.proxy.rocketmq.io", "--resource-name=orders-mailer"},
 		{"create", "rolebinding", "shop-receives", "-n", appNamespace, "--role=shop-receives", account},
 		{"create", "serviceaccount", "monitor", "-n", appNamespace},
 		{"create", "clusterrolebinding", "monitor", "--clusterrole=" + localenv.MetricsReaderRole, "--serviceaccount=" + appNamespace + ":monitor"},
@@ -99,7 +104,7 @@ func (d *demo) applySamples(ctx context.Context) error {
 	if err := d.kubectl(ctx, "apply", "-n", appNamespace, "-k", filepath.Join("config", "samples")); err != nil {
 		return err
 	}
-	if err := d.kubectl(ctx, "wait", "--for=condition=Ready", "-n", appNamespace, "rmqp/orders", "rmqc/orders", "--timeout=60s"); err != nil {
+	if err := d.kubectl(ctx, "wait", "--for=condition=Ready", "-n", appNamespace, "rmqp/orders", "rmqc/orders-mailer", "--timeout=60s"); err != nil {
 		if described, describeErr := d.control.Output(ctx, "describe", "-n", appNamespace, "rmqp,rmqc"); describeErr == nil {
 			fmt.Println(described)
 		}

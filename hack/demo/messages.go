@@ -20,20 +20,20 @@ import (
 
 const (
 	producerPath = "/v1alpha1/namespaces/" + appNamespace + "/producers/orders"
-	consumerPath = "/v1alpha1/namespaces/" + appNamespace + "/consumers/orders"
+	consumerPath = "/v1alpha1/namespaces/" + appNamespace + "/consumers/orders-mailer"
 )
 
 // sendHTTPReceiveGRPC is the main job: three orders out by HTTP, back by a stream, acknowledged on the stream.
 func (d *demo) sendHTTPReceiveGRPC(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
-	answer, err := d.post(ctx, producerPath+":send", `{"messages":[{"json":{"order":1,"total":9.90},"tag":"created"},{"text":"order 2","tag":"created"},{"text":"order 3","tag":"created","keys":["customer-7"]}]}`, http.StatusOK)
+	answer, err := d.post(ctx, producerPath+":send", `{"messages":[{"topic":"orders","json":{"order":1,"total":9.90},"tag":"created"},{"topic":"orders","text":"order 2","tag":"created"},{"topic":"orders","text":"order 3","tag":"created","keys":["customer-7"]}]}`, http.StatusOK)
 	if err != nil {
 		return err
 	}
 	var sent struct {
 		Results []struct {
-			MessageID string `json:"messageId"`
+			MessageID string `json:"message_id"`
 		} `json:"results"`
 	}
 	if err := json.Unmarshal(answer, &sent); err != nil {
@@ -60,7 +60,7 @@ func (d *demo) receiveStream(ctx context.Context, waiting map[string]bool) error
 	if err != nil {
 		return err
 	}
-	open := &proxyv1alpha1.ReceiveRequest{Namespace: appNamespace, Consumer: "orders", MaxOutstandingMessages: 10, ClientId: "demo"}
+	open := &proxyv1alpha1.ReceiveRequest{Namespace: appNamespace, Consumer: "orders-mailer", MaxOutstandingMessages: 10, ClientId: "demo"}
 	if err := stream.Send(open); err != nil {
 		return err
 	}
@@ -104,20 +104,20 @@ func (d *demo) sendGRPCPullHTTP(ctx context.Context) error {
 	defer func() { _ = connection.Close() }()
 	answer, err := proxyv1alpha1.NewProducerServiceClient(connection).Send(ctx, &proxyv1alpha1.SendRequest{
 		Namespace: appNamespace, Producer: "orders",
-		Messages: []*proxyv1alpha1.Message{{Id: "order-4", Content: &proxyv1alpha1.Message_Text{Text: "order 4"}, Tag: "created"}},
+		Messages: []*proxyv1alpha1.Message{{Topic: "orders", Id: "order-4", Content: &proxyv1alpha1.Message_Text{Text: "order 4"}, Tag: "created"}},
 	})
 	if err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
 	fmt.Printf("    gRPC Send answered %s\n", answer.GetResults()[0].GetMessageId())
 	for {
-		pulled, err := d.post(ctx, consumerPath+":pull", `{"maxMessages":10,"wait":"20s"}`, http.StatusOK)
+		pulled, err := d.post(ctx, consumerPath+":pull", `{"max_messages":10,"wait":"20s"}`, http.StatusOK)
 		if err != nil {
 			return err
 		}
 		var got struct {
 			Deliveries []struct {
-				AckToken string `json:"ackToken"`
+				AckToken string `json:"ack_token"`
 			} `json:"deliveries"`
 		}
 		if err := json.Unmarshal(pulled, &got); err != nil {
@@ -126,7 +126,7 @@ func (d *demo) sendGRPCPullHTTP(ctx context.Context) error {
 		if len(got.Deliveries) == 0 {
 			continue // nothing yet: ctx bounds how often
 		}
-		acked, err := d.post(ctx, consumerPath+":ack", fmt.Sprintf(`{"ackTokens":[%q]}`, got.Deliveries[0].AckToken), http.StatusOK)
+		acked, err := d.post(ctx, consumerPath+":ack", fmt.Sprintf(`{"ack_tokens":[%q]}`, got.Deliveries[0].AckToken), http.StatusOK)
 		if err != nil {
 			return err
 		}
@@ -188,12 +188,12 @@ The operator runs (its log: %[2]s/operator.log). In another terminal, from the p
   kubectl describe rmqp orders
 
   api() { curl -sS --cacert %[2]s/tls.crt -H "Authorization: Bearer $(cat %[1]s/token)" -d "$2" https://%[3]s/v1alpha1/namespaces/%[4]s/$1; echo; }
-  api producers/orders:send '{"messages":[{"text":"hello","tag":"created"}]}'
-  api consumers/orders:pull '{"maxMessages":10,"wait":"20s"}'
-  api consumers/orders:ack  '{"ackTokens":["<ackToken of the answer>"]}'
+  api producers/orders:send '{"messages":[{"topic":"orders","text":"hello","tag":"created"}]}'
+  api consumers/orders-mailer:pull '{"max_messages":10,"wait":"20s"}'
+  api consumers/orders-mailer:ack  '{"ack_tokens":["<ack_token of the answer>"]}'
 
   grpcurl -cacert %[2]s/tls.crt -H "authorization: Bearer $(cat %[1]s/token)" \
-    -d '{"namespace":"%[4]s","producer":"orders","messages":[{"text":"hello","tag":"created"}]}' \
+    -d '{"namespace":"%[4]s","producer":"orders","messages":[{"topic":"orders","text":"hello","tag":"created"}]}' \
     %[5]s rocketmq.proxy.v1alpha1.ProducerService/Send
 
   kubectl delete rmqp,rmqc --all && kubectl get events

@@ -74,7 +74,7 @@ func TestBadInputIsRefusedClearlyAndLosesNothing(t *testing.T) {
 		{"a body of 5 MiB", c.appToken, send(name), `{"messages":[{"text":"` + strings.Repeat("a", 5<<20) + `"}]}`, http.StatusBadRequest, "4194304"},
 		{"no messages", c.appToken, send(name), `{}`, http.StatusBadRequest, "messages"},
 		{"an unknown field", c.appToken, send(name), `{"messages":[{"tpoic":"x","text":"a"}]}`, http.StatusBadRequest, "tpoic"},
-		{"a token that is nonsense", c.appToken, receive("ack"), `{"ackTokens":["nonsense"]}`, http.StatusOK, "INVALID"},
+		{"a token that is nonsense", c.appToken, receive("ack"), `{"ack_tokens":["nonsense"]}`, http.StatusOK, "INVALID"},
 		{"no bearer token", "", send(name), `{"messages":[{"text":"a"}]}`, http.StatusUnauthorized, "token"},
 		{"a bearer token of another audience", c.monToken, send(name), `{"messages":[{"text":"a"}]}`, http.StatusUnauthorized, ""},
 		{"a wait that is too long", c.appToken, receive("pull"), `{"wait":"3600s"}`, http.StatusBadRequest, "wait"},
@@ -95,7 +95,7 @@ func TestBadInputIsRefusedClearlyAndLosesNothing(t *testing.T) {
 		messages[500] = `{"text":"m","topic":"other"}`
 		code, answer, err := op.Post(t.Context(), c.appToken, send(name), `{"messages":[`+strings.Join(messages, ",")+`]}`)
 		must(t, err)
-		stored, failed := strings.Count(string(answer), `"messageId":"`+name), strings.Count(string(answer), `"messages[500].topic"`)
+		stored, failed := strings.Count(string(answer), `"message_id":"`+name), strings.Count(string(answer), `"messages[500].topic"`)
 		if code != http.StatusOK || stored != 999 || failed != 1 {
 			t.Errorf("%d: %d stored, %d refused", code, stored, failed)
 		}

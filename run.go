@@ -1,0 +1,241 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/controllers"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+//go:embed docs/api/proxy.swagger.json
+var openAPI []byte
+
+// host is everything that one process runs.
+type host struct {
+	options     options
+	log         logr.Logger
+	identity    *controllers.Host
+	registry    *registry.Registry
+	proxy       *proxy.Proxy
+	controllers *controllers.Controllers
+	manager     ctrl.Manager
+}
+
+// run starts the host, waits for the end of ctx or a failure, and stops in order.
+//
+// Start: identity (the Lease is the first write: design rule 1) -> registry -> controllers -> proxy. Stop, when ctx ends:
+//
+//  1. the proxy: readiness false, gate closed, drain, streams ended, clients shut down (proxy/proxy.go has the steps);
+//     the controllers still run, because objects that are dying wait for this host's word;
+//  2. Controllers.Leave: a last report for dying objects, then the own Lease goes;
+//  3. the manager: controllers, caches, probes and metrics.
+func run(ctx context.Context, o options, log logr.Logger) error {
+	h := &host{options: o, log: log}
+	if err := h.build(ctx); err != nil {
+		return err
+	}
+	managerCtx, stopManager := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopManager()
+	proxyCtx, stopProxy := context.WithCancel(ctx)
+	defer stopProxy()
+
+	managed := make(chan error, 1)
+	go func() { // ends with managerCtx or a failure, and takes the proxy with it
+		defer stopProxy()
+		managed <- h.manager.Start(managerCtx)
+	}()
+	proxyErr := h.proxy.Start(proxyCtx) // returns when everything of the proxy has stopped
+
+	leaveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Second, o.shutdownGrace-o.drainTimeout-5*time.Second))
+	defer cancel()
+	leaveErr := h.controllers.Leave(leaveCtx)
+	stopManager()
+	managerErr := <-managed
+	if errors.Is(managerErr, controllers.ErrHostLost) {
+		leaveErr = nil // there is no Lease to leave
+	}
+	return errors.Join(proxyErr, leaveErr, managerErr)
+}
+
+// build makes all parts; of what it does only the Lease is seen from outside.
+func (h *host) build(ctx context.Context) error {
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("no access to a Kubernetes API server (in a pod the ServiceAccount gives it, elsewhere KUBECONFIG): %w", err)
+	}
+	scheme := newScheme()
+	if h.manager, err = ctrl.NewManager(config, h.managerOptions(scheme)); err != nil {
+		return err
+	}
+	uncached, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return err
+	}
+	h.identity, err = controllers.NewHost(controllers.HostOptions{
+		Client: uncached, Namespace: h.options.namespace, PodName: os.Getenv("POD_NAME"), PodUID: types.UID(os.Getenv("POD_UID")),
+		HostID: h.options.hostID, LockDir: h.options.hostLockDir, Log: h.log.WithName("host"),
+	})
+	if err != nil {
+		return err
+	}
+	if err := h.identity.Acquire(ctx); err != nil {
+		return err
+	}
+	return h.buildProxy(uncached)
+}
+
+func newScheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			panic(err) // two types of one name: no input can cause it
+		}
+	}
+	return scheme
+}
+
+func (h *host) managerOptions(scheme *runtime.Scheme) ctrl.Options {
+	o := h.options
+	byNamespace := map[string]cache.Config{}
+	for _, namespace := range o.watchNamespaces {
+		byNamespace[namespace] = cache.Config{}
+	}
+	serving := metricsserver.Options{
+		BindAddress: o.metricsAddress, SecureServing: true, FilterProvider: filters.WithAuthenticationAndAuthorization,
+		TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.MinVersion = tls.VersionTLS12 }},
+	}
+	if o.tlsCertDir != "" {
+		serving.CertDir = o.tlsCertDir // tls.crt and tls.key; without, the server makes a certificate of its own
+	}
+	return ctrl.Options{
+		Scheme: scheme, Logger: h.log, LeaderElection: false,
+		Cache:   cache.Options{DefaultNamespaces: byNamespace},
+		Metrics: serving, HealthProbeBindAddress: o.probeAddress, PprofBindAddress: o.pprofAddress,
+	}
+}
+
+// buildProxy wires drivers, registry, controllers and data plane.
+func (h *host) buildProxy(uncached client.Client) error {
+	o := h.options
+	observed, err := metrics.New(ctrlmetrics.Registry, metrics.Build{Version: version, Commit: commit})
+	if err != nil {
+		return err
+	}
+	drivers, err := newDrivers(o.enableMemoryDriver, h.log)
+	if err != nil {
+		return err
+	}
+	clients, err := proxy.NewClients(proxy.ClientsOptions{
+		Drivers: drivers.all(), HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Peer: h.peer,
+		Metrics: observed, Log: h.log.WithName("clients"),
+	})
+	if err != nil {
+		return err
+	}
+	waker := &controllers.Waker{}
+	h.registry = registry.New(registry.Options{
+		Opener: clients, HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Notify: waker.Notify,
+		Observer: observed, Log: h.log.WithName("registry"),
+	})
+	observed.SetSource(metrics.Source{Entries: h.registry.List, Leftovers: clients.Leftovers})
+	policy, err := controllers.ParseAddressPolicy(o.allowedNameServers)
+	if err != nil {
+		return err
+	}
+	h.controllers, err = controllers.Setup(h.manager, controllers.Options{
+		Host: h.identity, Registry: h.registry, Waker: waker, Drivers: drivers, DefaultNameServers: o.defaultNameServers, Addresses: policy,
+		Namespaces: o.watchNamespaces, Endpoint: o.endpoint, AuditInterval: o.auditInterval, Observer: controllerObserver{observed},
+	})
+	if err != nil {
+		return err
+	}
+	return h.buildDataPlane(uncached, observed)
+}
+
+func (h *host) buildDataPlane(uncached client.Client, observed *metrics.Metrics) error {
+	o := h.options
+	po := proxy.Options{
+		GRPCAddress: o.grpcAddress, HTTPAddress: o.httpAddress, Registry: h.registry, InsecureSkipAuth: o.insecureSkipAuth,
+		InsecurePlaintext: o.insecurePlaintext, Limits: o.limits, DrainTimeout: o.drainTimeout, OpenAPI: openAPI, Metrics: observed,
+		Log: h.log.WithName("proxy"),
+	}
+	if o.tlsCertDir != "" {
+		po.CertFile, po.KeyFile = filepath.Join(o.tlsCertDir, "tls.crt"), filepath.Join(o.tlsCertDir, "tls.key")
+	}
+	if !o.insecureSkipAuth {
+		po.Authorizer = controllers.NewAuthorizer(controllers.AuthOptions{Client: uncached, Audience: o.tokenAudience})
+	}
+	var err error
+	if h.proxy, err = proxy.New(po); err != nil {
+		return err
+	}
+	// Listening before anything is started: a port that is taken ends the process now and not after the clients have started.
+	if err := h.proxy.Listen(); err != nil {
+		return err
+	}
+	return errors.Join(h.manager.AddReadyzCheck("proxy", h.proxy.Ready), h.manager.AddHealthzCheck("ping", healthz.Ping))
+}
+
+// peer tells the windows whether the host that made an ack token still lives.
+func (h *host) peer(name, incarnation string) delivery.PeerState {
+	if h.identity.Alive(name, incarnation) {
+		return delivery.PeerAlive
+	}
+	return delivery.PeerGone
+}
+
+// controllerObserver counts what controllers tell.
+type controllerObserver struct{ *metrics.Metrics }
+
+func (c controllerObserver) FinalizerForced(kind registry.Kind) {
+	c.Metrics.FinalizerForced(string(kind))
+}
+
+// Audited: leaks were counted by the registry as it found them; an audit that could not look has been logged.
+func (c controllerObserver) Audited(registry.AuditReport, error) {}
+
+// cleanup takes our finalizer off all objects of the cluster.
+func cleanup(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("cleanup", flag.ContinueOnError)
+	logger := logFlags(flags)
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	logger()
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("no access to a Kubernetes API server: %w", err)
+	}
+	c, err := client.New(config, client.Options{Scheme: newScheme()})
+	if err != nil {
+		return err
+	}
+	return controllers.Cleanup(ctx, c, os.Stdout)
+}
