@@ -5,6 +5,7 @@ package proxy_test
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -12,7 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -340,4 +343,42 @@ func TestAClientThatTheDriverCannotOpenIsNotReady(t *testing.T) {
 		s, _ := r.Registry.Status(key)
 		return s.State == registry.Failed && strings.Contains(s.Err.Error(), `"Unknown"`)
 	})
+}
+
+func TestBothPortsSpeakTLS(t *testing.T) {
+	certFile, keyFile, trust := proxytest.Certificate(t)
+	r := proxytest.New(t, proxytest.Options{Change: func(o *proxy.Options) {
+		o.InsecurePlaintext, o.CertFile, o.KeyFile = false, certFile, keyFile
+	}})
+	r.AddProducer("orders", "orders")
+	conn := r.Dial(grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: trust, ServerName: "localhost"})))
+	if _, err := pb.NewProducerServiceClient(conn).Send(context.Background(), &pb.SendRequest{Namespace: "shop", Producer: "orders",
+		Messages: []*pb.Message{{Content: &pb.Message_Text{Text: "x"}}}}); err != nil {
+		t.Errorf("gRPC over TLS: %v", err)
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trust}, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	res, err := (&http.Client{Transport: transport}).Post("https://"+r.Proxy.HTTPAddr().String()+"/v1alpha1/namespaces/shop/producers/orders:send",
+		"application/json", strings.NewReader(`{"messages":[{"text":"x"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	if res.StatusCode != http.StatusOK || res.ProtoMajor != 2 {
+		t.Errorf("HTTP over TLS: %s %s", res.Status, res.Proto)
+	}
+	_, err = r.Producers().Send(context.Background(), &pb.SendRequest{Namespace: "shop", Producer: "orders"})
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("plain text got %v", err)
+	}
+	for _, address := range []net.Addr{r.Proxy.GRPCAddr(), r.Proxy.HTTPAddr()} {
+		c, err := tls.Dial("tcp", address.String(), &tls.Config{RootCAs: trust, MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10})
+		if err == nil {
+			_ = c.Close()
+			t.Errorf("%s takes TLS 1.1", address)
+		}
+	}
+	if end := r.Metric("rocketmq_proxy_tls_certificate_expiry_timestamp_seconds"); end < float64(time.Now().Unix()) {
+		t.Errorf("the certificate's end is told as %v", end)
+	}
 }

@@ -8,9 +8,19 @@ package proxytest
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +30,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -264,6 +275,49 @@ func (r *Rig) Uses(key registry.Key) int {
 	return 0
 }
 
+// Connections is the number of open gRPC connections, as the metrics have it.
+func (r *Rig) Connections() int {
+	return int(r.Metric("rocketmq_proxy_connections", "protocol", "grpc"))
+}
+
+// StalledStreams is the number of streams that were ended because nobody read.
+func (r *Rig) StalledStreams() int {
+	return int(r.Metric("rocketmq_proxy_receivers_not_reading_total"))
+}
+
+// Metric is the sum of the series of a counter or gauge that have these labels (names and values in turn).
+func (r *Rig) Metric(name string, labels ...string) (sum float64) {
+	r.T.Helper()
+	families, err := r.Gatherer.Gather()
+	if err != nil {
+		r.T.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			if hasLabels(m, labels) {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+func hasLabels(m *dto.Metric, labels []string) bool {
+	have := make(map[string]string)
+	for _, l := range m.GetLabel() {
+		have[l.GetName()] = l.GetValue()
+	}
+	for i := 0; i+1 < len(labels); i += 2 {
+		if have[labels[i]] != labels[i+1] {
+			return false
+		}
+	}
+	return true
+}
+
 // Post calls the HTTP API and answers status and body.
 func (r *Rig) Post(path, body string, headers ...string) (int, string) {
 	r.T.Helper()
@@ -302,6 +356,39 @@ func (r *Rig) Eventually(fact string, holds func() bool) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// Certificate writes a certificate for localhost and 127.0.0.1 and answers its files and what trusts it.
+func Certificate(t testing.TB) (certFile, keyFile string, trust *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "proxy"}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for file, content := range map[string][]byte{certFile: certPEM, keyFile: pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})} {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	trust = x509.NewCertPool()
+	trust.AppendCertsFromPEM(certPEM)
+	return certFile, keyFile, trust
 }
 
 // Token adds a bearer token to ctx.

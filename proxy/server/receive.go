@@ -61,7 +61,7 @@ func (s *Server) receive(ctx context.Context, c *call, stream grpc.ServerStream)
 	defer use.Release() // 3.
 	window := use.Client().(Window)
 	r.closing, r.drained = use.Closing(), drainedOf(window)
-	r.acks = newStreamAcks(window, s.limits.MaxPendingAckBytes, s.goroutines.Go)
+	r.acks = newStreamAcks(window, s.limits.MaxPendingAckBytes, func(f func()) { s.spawn(ctx, c, f) })
 	defer r.acks.close() // 2.
 	options, err := receiverOptions(first)
 	if err != nil {
@@ -156,7 +156,7 @@ func (r *receiveStream) run(ctx context.Context) error {
 		endOfStream(ctx, errNotRead)
 	})
 	r.watchdog.Stop()
-	r.s.goroutines.Go(func() { r.read(ctx) })
+	r.s.spawn(ctx, r.c, func() { r.read(ctx) })
 	err := r.write(ctx)
 	r.watchdog.Stop()
 	if r.stalled.Load() {
@@ -324,7 +324,7 @@ func (r *receiveStream) checkAgain(ctx context.Context) chan error {
 		answer <- nil
 		return answer
 	}
-	r.s.goroutines.Go(func() {
+	r.s.spawn(ctx, r.c, func() {
 		ctx, cancel := context.WithTimeout(ctx, r.s.limits.OpenTimeout)
 		defer cancel()
 		caller, err := r.s.authenticate(ctx)

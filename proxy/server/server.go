@@ -226,10 +226,7 @@ func (s *Server) serve(ctx context.Context, c *call, deadline time.Duration, bod
 func (s *Server) protect(ctx context.Context, c *call, body func(ctx context.Context) error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.observer.Panicked(c.method)
-			s.log.Error(fmt.Errorf("panic: %v", p), "a call panicked", "method", c.method, "object", c.namespace+"/"+c.name,
-				"requestID", requestID(ctx), "stack", string(debug.Stack()))
-			err = failure(codes.Internal, reasonInternal, "", "the proxy failed on this call; its log has the cause")
+			err = s.panicked(ctx, c, p)
 		}
 	}()
 	err = body(ctx)
@@ -242,6 +239,26 @@ func (s *Server) protect(ctx context.Context, c *call, body func(ctx context.Con
 		return translated
 	}
 	return err
+}
+
+// panicked counts and logs a panic and answers what the caller is told.
+func (s *Server) panicked(ctx context.Context, c *call, p any) error {
+	s.observer.Panicked(c.method)
+	s.log.Error(fmt.Errorf("panic: %v", p), "a call panicked", "method", c.method, "object", c.namespace+"/"+c.name,
+		"requestID", requestID(ctx), "stack", string(debug.Stack()))
+	return failure(codes.Internal, reasonInternal, "", "the proxy failed on this call; its log has the cause")
+}
+
+// spawn runs f beside the stream of c; Close joins it. A panic ends the stream, not the process.
+func (s *Server) spawn(ctx context.Context, c *call, f func()) {
+	s.goroutines.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				endOfStream(ctx, s.panicked(ctx, c, p))
+			}
+		}()
+		f()
+	})
 }
 
 // finished measures and logs.

@@ -106,9 +106,16 @@ func (a *streamAcks) full() bool {
 
 // work does what waits until nothing does.
 func (a *streamAcks) work() {
+	ended := false
+	defer func() {
+		if !ended {
+			a.broken()
+		}
+	}()
 	for {
 		round, more := a.next()
 		if !more {
+			ended = true
 			return
 		}
 		results := a.do(round)
@@ -117,6 +124,15 @@ func (a *streamAcks) work() {
 		a.mu.Unlock()
 		signal(a.results)
 	}
+}
+
+// broken lets nobody wait for a round that panicked.
+func (a *streamAcks) broken() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed, a.working, a.waiting = true, false, acks{}
+	a.idle.Broadcast()
+	signal(a.room)
 }
 
 func (a *streamAcks) next() (acks, bool) {

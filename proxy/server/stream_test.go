@@ -511,3 +511,72 @@ func TestAMessageLargerThanAFrameComesAlone(t *testing.T) {
 		got += len(res.Deliveries)
 	}
 }
+
+// TestAConnectionWhoseStreamsAreNeverReadIsCut: what an ended stream has written stays in the connection's memory until it is read.
+func TestAConnectionWhoseStreamsAreNeverReadIsCut(t *testing.T) {
+	r := shop(t, proxytest.Options{Limits: server.Limits{WriteTimeout: 200 * time.Millisecond}})
+	key := keyOf(t, r, "billing")
+	big := strings.Repeat("x", 100<<10)
+	for range 5 {
+		r.Send("orders", slices.Repeat([]string{big}, 20)...)
+	}
+	lazy := r.Dial(grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
+	if r.Connections() != 1 {
+		t.Fatalf("there are %v connections before", r.Connections())
+	}
+	var streams []stream
+	for i := range 3 {
+		s, err := pb.NewConsumerServiceClient(lazy).Receive(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		streams = append(streams, s)
+		if err := s.Send(&pb.ReceiveRequest{Namespace: "shop", Consumer: "billing", MaxOutstandingMessages: 30}); err != nil {
+			t.Fatal(err)
+		}
+		r.Eventually(fmt.Sprintf("stream %d has ended", i), func() bool { return r.StalledStreams() == i+1 })
+	}
+	r.Eventually("the connection is cut", func() bool { return r.Connections() == 1 && r.Uses(key) == 0 })
+	for _, s := range streams {
+		for {
+			if _, err := s.Recv(); err != nil {
+				break
+			}
+		}
+	}
+}
+
+func TestSlowAcknowledgementsDoNotHoldDeliveriesBack(t *testing.T) {
+	r := shop(t, proxytest.Options{})
+	s, _ := openStream(t, r, "")
+	r.Send("orders", "first")
+	first := receiveOne(t, s)
+	lift := r.Broker.Faults().Hang(memory.Ack, 0)
+	if err := s.Send(&pb.ReceiveRequest{Acks: []string{first.AckToken}}); err != nil {
+		t.Fatal(err)
+	}
+	r.Eventually("the ack hangs", func() bool { return r.Broker.Faults().Hanging(memory.Ack) == 1 })
+	r.Send("orders", "second")
+	second := receiveOne(t, s)
+	if string(second.Message.Body) != "second" {
+		t.Errorf("got %v", second)
+	}
+	// What arrives meanwhile goes next, together.
+	if err := s.Send(&pb.ReceiveRequest{Acks: []string{second.AckToken}}); err != nil {
+		t.Fatal(err)
+	}
+	lift()
+	outcomes := 0
+	for outcomes < 2 {
+		res, err := s.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, result := range res.Results {
+			if result.Outcome != pb.TokenResult_OK {
+				t.Errorf("got %v", result)
+			}
+			outcomes++
+		}
+	}
+}
