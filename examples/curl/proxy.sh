@@ -9,7 +9,7 @@
 
 # authorization prints the header. The token is read for each call: the kubelet replaces it while we run.
 authorization() {
-  [[ $PROXY_URL != https:* ]] || # http: is a developer's proxy on this machine, started with --insecure-skip-auth
+  [[ $PROXY_URL != https:* ]] || # http: is a developer's proxy on this machine, started with --insecure-plaintext --insecure-skip-auth
     printf 'Authorization: Bearer %s\n' "$(<"$PROXY_TOKEN")"
 }
 

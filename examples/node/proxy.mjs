@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const base = process.env.PROXY_URL ?? 'https://rocketmq-proxy.rocketmq-proxy-system.svc:8080';
 const namespace = process.env.NAMESPACE ?? 'default';
-const secure = base.startsWith('https:'); // http: is a developer's proxy on this machine, started with --insecure-skip-auth
+const secure = base.startsWith('https:'); // http: is a developer's proxy on this machine, started with --insecure-plaintext --insecure-skip-auth
 const caFile = process.env.PROXY_CA ?? '/var/run/secrets/rocketmq-proxy/ca.crt';
 const tokenFile = process.env.PROXY_TOKEN ?? '/var/run/secrets/rocketmq-proxy/token';
 const agent = secure ? new https.Agent({ keepAlive: true, ca: readFileSync(caFile) }) : new http.Agent({ keepAlive: true });

@@ -16,7 +16,7 @@ URL = os.environ.get("PROXY_URL", "https://rocketmq-proxy.rocketmq-proxy-system.
 CA = os.environ.get("PROXY_CA", "/var/run/secrets/rocketmq-proxy/ca.crt")
 TOKEN = os.environ.get("PROXY_TOKEN", "/var/run/secrets/rocketmq-proxy/token")
 NAMESPACE = os.environ.get("NAMESPACE", "default")
-SECURE = URL.startswith("https:")  # http: is a developer's proxy on this machine, started with --insecure-skip-auth
+SECURE = URL.startswith("https:")  # http: is a developer's proxy on this machine, started with --insecure-plaintext --insecure-skip-auth
 
 # gRPC codes after which the same call may work later: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION (the object is not
 # ready yet), ABORTED, UNAVAILABLE.

@@ -33,7 +33,8 @@ func buildCommand(t *testing.T, out string) string {
 	return strings.Replace(line[1], "-o /out/manager", "-o "+out, 1)
 }
 
-func TestTheImagesBinaryIsStaticAndKnowsItsVersion(t *testing.T) {
+func buildImageBinary(t *testing.T) string {
+	t.Helper()
 	binary := filepath.Join(t.TempDir(), "manager")
 	cmd := exec.Command("sh", "-c", buildCommand(t, binary))
 	cmd.Dir = root
@@ -41,6 +42,11 @@ func TestTheImagesBinaryIsStaticAndKnowsItsVersion(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("the Dockerfile's build command fails: %v\n%s", err, out)
 	}
+	return binary
+}
+
+func TestTheImagesBinaryIsStaticAndKnowsItsVersion(t *testing.T) {
+	binary := buildImageBinary(t)
 	file, err := elf.Open(binary)
 	if err != nil {
 		t.Fatal(err)
@@ -63,6 +69,26 @@ func TestTheImagesBinaryIsStaticAndKnowsItsVersion(t *testing.T) {
 			t.Errorf("manager version prints %q, without %q that the Dockerfile sets", out, want)
 		}
 	}
+	checkFlags(t, binary)
+}
+
+// checkFlags: a flag that the Deployment sets and the binary does not have would end every pod at once.
+func checkFlags(t *testing.T, binary string) {
+	t.Helper()
+	args := deployment(t).Spec.Template.Spec.Containers[0].Args
+	help, err := exec.Command(binary, args[0], "--help").CombinedOutput()
+	if err == nil && len(help) == 0 {
+		t.Fatal("manager --help prints nothing")
+	}
+	for _, arg := range args[1:] {
+		name, _, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+		if !regexp.MustCompile(`(?m)^\s+-+` + regexp.QuoteMeta(name) + `\b`).Match(help) {
+			t.Errorf("the binary has no flag --%s; its help: %s", name, help)
+		}
+	}
+	if out, err := exec.Command(binary, args[0], "--no-such-flag").CombinedOutput(); err == nil {
+		t.Errorf("an unknown flag is accepted: %s", out)
+	}
 }
 
 // A package outside of what .dockerignore lets through would build here and fail in the image.
@@ -71,7 +97,7 @@ func TestTheImagesContextHoldsEveryPackageOfTheBinary(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "list", "-deps", "-json=Dir,Standard,Module", ".")
+	cmd := exec.Command("go", "list", "-deps", "-json=Dir,Module,EmbedFiles", ".")
 	cmd.Dir = root
 	out, err := cmd.Output()
 	if err != nil {
@@ -80,22 +106,34 @@ func TestTheImagesContextHoldsEveryPackageOfTheBinary(t *testing.T) {
 	decoder := json.NewDecoder(strings.NewReader(string(out)))
 	for decoder.More() {
 		var pkg struct {
-			Dir    string
-			Module *struct{ Main bool }
+			Dir        string
+			Module     *struct{ Main bool }
+			EmbedFiles []string
 		}
 		if err := decoder.Decode(&pkg); err != nil {
 			t.Fatal(err)
 		}
-		if pkg.Module == nil || !pkg.Module.Main || pkg.Dir == root {
+		if pkg.Module == nil || !pkg.Module.Main {
 			continue
 		}
-		relative, err := filepath.Rel(root, pkg.Dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		top := strings.Split(relative, string(filepath.Separator))[0]
-		if !strings.Contains(string(content), "!"+top+"/\n") {
-			t.Errorf(".dockerignore keeps package %s out of the image's build", relative)
+		for _, file := range append(pkg.EmbedFiles, ".") {
+			checkInContext(t, string(content), filepath.Join(pkg.Dir, file))
 		}
 	}
+}
+
+// checkInContext: path is in the root folder itself, or in a folder that .dockerignore lets through.
+func checkInContext(t *testing.T, ignore, path string) {
+	t.Helper()
+	relative, err := filepath.Rel(root, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(relative, string(filepath.Separator))
+	for i := range parts {
+		if relative == "." || strings.Contains(ignore, "!"+strings.Join(parts[:i+1], "/")+"/\n") {
+			return
+		}
+	}
+	t.Errorf(".dockerignore keeps %s out of the image's build", relative)
 }

@@ -37,7 +37,7 @@ func Dial() (*grpc.ClientConn, error) {
 		// A stream that waits for messages is silent; the ping finds out when the other side is gone. The proxy allows one every 10 s.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	}
-	if os.Getenv("PROXY_PLAINTEXT") == "1" { // a developer's proxy on this machine, started with --insecure-skip-auth
+	if os.Getenv("PROXY_PLAINTEXT") == "1" { // a developer's proxy on this machine, started with --insecure-plaintext --insecure-skip-auth
 		return grpc.NewClient(address, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	}
 	pem, err := os.ReadFile(Env("PROXY_CA", "/var/run/secrets/rocketmq-proxy/ca.crt"))
