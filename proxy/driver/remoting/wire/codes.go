@@ -5,6 +5,7 @@ package wire
 
 // Request codes. The numbers are those of org.apache.rocketmq.remoting.protocol.RequestCode, 5.5.0; the ones marked "5.x" are unknown to 4.9.
 const (
+	reqPullMessage          = 11
 	reqQueryConsumerOffset  = 14
 	reqUpdateConsumerOffset = 15
 	reqSearchOffset         = 29
@@ -37,6 +38,9 @@ const (
 	CodeVersionNotSupported  = 15
 	CodeNoPermission         = 16
 	CodeTopicNotExist        = 17
+	CodePullNotFound         = 19
+	CodePullRetryImmediately = 20
+	CodePullOffsetMoved      = 21
 	CodeQueryNotFound        = 22
 	CodeSubscriptionBadParse = 23
 	CodeGroupNotExist        = 26

@@ -78,6 +78,24 @@ func (c *Client) Send(ctx context.Context, address string, m Outgoing) (Stored, 
 	return Stored{Queue: queue, Offset: offset, OffsetID: answer.Fields["msgId"]}, nil
 }
 
+// noSuchQueue is a queue id that no topic has.
+const noSuchQueue = 1 << 30
+
+// MaySend proves that topic exists at the broker and that the credentials may write to it, without storing anything: it sends to a queue that
+// does not exist, which brokers refuse after they have checked everything else (code 29; 1 before 5.0). A broker that creates topics by
+// itself makes topic; for a retry topic every broker does.
+func (c *Client) MaySend(ctx context.Context, address, producerGroup, topic string) error {
+	_, err := c.Send(ctx, address, Outgoing{ProducerGroup: producerGroup, Topic: topic, Queue: noSuchQueue, Body: []byte{'?'}, BornTime: time.Now()})
+	code, answered := CodeOf(err)
+	if answered && (code == CodeInvalidParameter || code == CodeSystemError) {
+		return nil
+	}
+	if err == nil {
+		return frameErrorf("%s stored a message of %q in queue %d, which cannot be", address, topic, noSuchQueue)
+	}
+	return err
+}
+
 // SendBack asks the broker at address to deliver a message again to group, after the delay of that level (1 to 18). The broker stores a copy
 // in the group's retry topic with its count of attempts raised; the caller acknowledges the original.
 func (c *Client) SendBack(ctx context.Context, address string, b Back) error {

@@ -12,8 +12,11 @@ import (
 // Position is a group's committed offset in a queue.
 type Position struct {
 	Offset int64
-	// Known is false when the group has none. Brokers before 5.0 answer 0 instead for a queue whose first message is still in memory.
+	// Known is false when the group has none.
 	Known bool
+	// Doubtful: the answer is 0 and comes from a broker before 5.0, which answers 0 as well when the group has no position in a queue whose
+	// first message is still in memory.
+	Doubtful bool
 }
 
 // ConsumerOffset asks for group's position in q.
@@ -29,7 +32,7 @@ func (c *Client) ConsumerOffset(ctx context.Context, q Queue, group string) (Pos
 		return Position{}, err
 	}
 	offset, err := offsetOf(answer)
-	return Position{Offset: offset, Known: err == nil}, err
+	return Position{Offset: offset, Known: err == nil, Doubtful: offset == 0 && !answer.IsVersion5()}, err
 }
 
 // SetConsumerOffset stores group's position in q and waits for the broker's answer.
@@ -56,6 +59,53 @@ func (c *Client) SearchOffset(ctx context.Context, q Queue, t time.Time) (int64,
 	cmd := queueCommand(reqSearchOffset, q)
 	cmd.Fields["timestamp"] = strconv.FormatInt(t.UnixMilli(), 10)
 	return c.queueOffset(ctx, cmd, q)
+}
+
+// Bounds are the oldest and the next offset of q. Where the credentials allow reading but not asking for offsets (ACL 2.0 wants the right "Get" for
+// that, and a consumer has "Sub"), a pull of nothing in group's name tells both; the group must exist.
+func (c *Client) Bounds(ctx context.Context, q Queue, group string) (oldest, next int64, err error) {
+	next, err = c.MaxOffset(ctx, q)
+	if code, ok := CodeOf(err); ok && code == CodeNoPermission {
+		return c.boundsByPull(ctx, q, group)
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	oldest, err = c.MinOffset(ctx, q)
+	return oldest, next, err
+}
+
+// noSuchTag matches no message, so that the pull brings none.
+const noSuchTag = "proxy-asks-for-offsets-only"
+
+// pullSubscription is the bit of a pull's sysFlag that says that the filter is in the request.
+const pullSubscription = 1 << 2
+
+func (c *Client) boundsByPull(ctx context.Context, q Queue, group string) (oldest, next int64, err error) {
+	cmd := queueCommand(reqPullMessage, q)
+	for name, value := range map[string]string{
+		"consumerGroup": group, "queueOffset": "0", "maxMsgNums": "1", "sysFlag": strconv.Itoa(pullSubscription), "commitOffset": "0",
+		"suspendTimeoutMillis": "0", "subscription": noSuchTag, "subVersion": "0", "expressionType": filterTag,
+	} {
+		cmd.Fields[name] = value
+	}
+	answer, err := c.Invoke(ctx, q.Address, cmd)
+	switch code, _ := CodeOf(err); code {
+	case CodeSuccess, CodePullNotFound, CodePullRetryImmediately, CodePullOffsetMoved:
+	default:
+		return 0, 0, err
+	}
+	if answer == nil {
+		return 0, 0, err
+	}
+	oldest, err = strconv.ParseInt(answer.Fields["minOffset"], 10, 64)
+	if err == nil {
+		next, err = strconv.ParseInt(answer.Fields["maxOffset"], 10, 64)
+	}
+	if err != nil {
+		return 0, 0, frameErrorf("the answer to a pull has offsets %q and %q", answer.Fields["minOffset"], answer.Fields["maxOffset"])
+	}
+	return oldest, next, nil
 }
 
 func (c *Client) queueOffset(ctx context.Context, cmd *Command, q Queue) (int64, error) {

@@ -1,0 +1,70 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clientgo
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+)
+
+// Name is what resources call this driver.
+const Name = "ClientGo"
+
+// maxLease is the longest lease. The library's consume time-out is a minute more; see traps.go.
+const maxLease = 10 * time.Minute
+
+// Driver opens clients of the library. Make one with New.
+type Driver struct {
+	log logr.Logger
+	// serial makes the pprof label of each client unique in the process, also when a client id is used again.
+	serial atomic.Uint64
+
+	mu   sync.Mutex
+	live map[string]struct{} // labels of clients that are not closed; mu guards it
+}
+
+// New makes the driver and prepares the library: its logger and its time-outs are global in the process, so the first call decides both.
+func New(log logr.Logger) (*Driver, error) {
+	if err := prepareLibrary(log); err != nil {
+		return nil, err
+	}
+	return &Driver{log: log, live: make(map[string]struct{})}, nil
+}
+
+// Name implements driver.Driver.
+func (d *Driver) Name() string { return Name }
+
+// Capabilities implements driver.Driver.
+func (d *Driver) Capabilities() driver.Capabilities {
+	return driver.Capabilities{
+		Prefetch: fmt.Sprintf("up to %d messages (%d MiB) and one more pull's answer (up to %d messages) per queue that this client owns",
+			prefetchMessages, prefetchBytes>>20, pullBatch),
+		MaxLease:   maxLease,
+		SingleHost: true,
+	}
+}
+
+// Leftovers implements driver.Driver. See leftovers.go.
+func (d *Driver) Leftovers() map[string]int { return d.countLeftovers() }
+
+// enlist makes a label for a new client; its goroutines are ours until delist.
+func (d *Driver) enlist(id driver.ClientID) string {
+	label := fmt.Sprintf("%s#%d", id, d.serial.Add(1))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.live[label] = struct{}{}
+	return label
+}
+
+func (d *Driver) delist(label string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.live, label)
+}

@@ -1,0 +1,201 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package clientgo
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	rocketmq "github.com/apache/rocketmq-client-go/v2"
+	"github.com/apache/rocketmq-client-go/v2/primitive"
+	library "github.com/apache/rocketmq-client-go/v2/producer"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
+)
+
+// Limits of one request with many messages. Brokers take 4 MiB in all and lose the whole request above it; a quarter keeps a safe distance and
+// costs no rate.
+const (
+	batchMessages = 1024
+	batchBytes    = 1 << 20
+)
+
+// producer is a client of the library that sends.
+type producer struct {
+	driver   *Driver
+	cfg      driver.ProducerConfig
+	label    string
+	labels   context.Context // carries the pprof label
+	library  rocketmq.Producer
+	resolver *resolver
+	gate     *gate
+	health   health
+	watching sync.WaitGroup
+}
+
+// OpenProducer implements driver.Driver.
+func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (driver.Producer, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	r, err := newResolver(ctx, cfg.Connection)
+	if err != nil {
+		return nil, err
+	}
+	p := &producer{driver: d, cfg: cfg, resolver: r, gate: newGate()}
+	if err := p.prove(ctx); err != nil {
+		return nil, err
+	}
+	p.label = d.enlist(cfg.ClientID)
+	p.labels = labelled(context.Background(), p.label)
+	if err := p.start(); err != nil {
+		return nil, err
+	}
+	p.watching.Go(func() { p.health.watch(p.gate.life, p.check) })
+	return p, nil
+}
+
+// prove uses connections of its own: a producer needs the wire client for some requests a minute only.
+func (p *producer) prove(ctx context.Context) error {
+	w := wire.New(p.cfg.Connection, wire.Options{})
+	defer w.Close()
+	return (&prover{wire: w, connection: p.cfg.Connection}).producer(ctx, p.cfg.Group, p.cfg.Topics)
+}
+
+// check is the running client's: what prove does but for the question whether each topic may be written, which brokers log as a wrong request.
+func (p *producer) check(ctx context.Context) error {
+	if err := p.resolver.refresh(ctx); err != nil {
+		return err
+	}
+	w := wire.New(p.cfg.Connection, wire.Options{})
+	defer w.Close()
+	pr := &prover{wire: w, connection: p.cfg.Connection}
+	return pr.all(ctx, len(p.cfg.Topics), func(ctx context.Context, i int) error {
+		route, err := pr.route(ctx, "", p.cfg.Topics[i])
+		if err != nil {
+			return err
+		}
+		for _, q := range brokersOf(route.Writable(pr.name(p.cfg.Topics[i]))) {
+			if err := w.HeartBeat(ctx, q.Address, wire.Heartbeat{ClientID: string(p.cfg.ClientID)}); err != nil {
+				return wire.Errorf(err, "ask broker %s", q.Broker)
+			}
+		}
+		return nil
+	})
+}
+
+// start makes and starts the library's client. It touches no network and cannot hang, so it is waited for whatever the caller's context says.
+func (p *producer) start() error {
+	_, err := call(context.Background(), p.label, "start the producer", func() error {
+		made, err := library.NewDefaultProducer(p.options()...)
+		if err != nil {
+			return wire.Errorf(err, "make the library's producer")
+		}
+		if err := made.Start(); err != nil {
+			return wire.Errorf(err, "start the library's producer")
+		}
+		p.library = made
+		return nil
+	})
+	if err != nil {
+		p.driver.delist(p.label)
+	}
+	return err
+}
+
+func (p *producer) options() []library.Option {
+	compressAbove := math.MaxInt
+	if p.cfg.CompressAbove > 0 {
+		compressAbove = p.cfg.CompressAbove + 1 // the library compresses what is as large as the limit
+	}
+	options := []library.Option{
+		library.WithInstanceName(string(p.cfg.ClientID)),
+		library.WithGroupName(wire.WithNamespace(p.cfg.Connection.Namespace, p.cfg.Group)),
+		library.WithNsResolver(p.resolver),
+		library.WithSendMsgTimeout(p.cfg.SendTimeout),
+		library.WithRetry(0), // we retry: the library does it with the same broker in mind and beyond the caller's deadline
+		library.WithQueueSelector(&selector{}),
+		library.WithCompressMsgBodyOverHowmuch(compressAbove),
+	}
+	if !p.cfg.Connection.Credentials.IsZero() {
+		options = append(options, library.WithCredentials(libraryCredentials(p.cfg.Connection.Credentials)))
+	}
+	return options
+}
+
+func libraryCredentials(c driver.Credentials) primitive.Credentials {
+	return primitive.Credentials{AccessKey: c.AccessKey, SecretKey: c.SecretKey, SecurityToken: c.SecurityToken}
+}
+
+// Limits implements driver.Producer.
+func (p *producer) Limits() driver.BatchLimits {
+	return driver.BatchLimits{Messages: batchMessages, Bytes: batchBytes}
+}
+
+// Err implements driver.Producer.
+func (p *producer) Err() error { return p.health.err() }
+
+// Close implements driver.Producer.
+func (p *producer) Close(ctx context.Context) error {
+	if err := p.gate.close(ctx, p.shutdown); err != nil {
+		return wire.Errorf(err, "close the producer of group %q", p.cfg.Group)
+	}
+	return nil
+}
+
+func (p *producer) shutdown() error {
+	// 1. Sends under way were cancelled when the gate was shut; each has its answer when this returns.
+	p.gate.inside.Wait()
+	p.watching.Wait()
+	// 2. The library's timers end and its broker connections are closed. It does not wait for anything.
+	err := guarded("shut the producer down", p.library.Shutdown)
+	// 3. What it forgets. If that fails the server ends the connection after its idle time; Leftovers counts it until then.
+	if err := closeNameServer(p.library, "client"); err != nil {
+		p.driver.log.V(verboseError).Info("The library's connection to the name server stays open", "reason", err.Error())
+	}
+	p.driver.delist(p.label)
+	return err
+}
+
+// selector takes the queues in turn. It passes by the broker that a message should avoid, and writes down what it chose: the library hands on
+// the pointer in Message.Queue, and reads it with its own manual selector only.
+type selector struct{ turn atomic.Uint32 }
+
+// choice is how a try tells the selector what to avoid, and learns what it chose. It travels as the Message's Queue.
+func newChoice(avoid string) *primitive.MessageQueue { return &primitive.MessageQueue{Topic: avoid} }
+
+// Select implements the library's QueueSelector.
+func (s *selector) Select(m *primitive.Message, queues []*primitive.MessageQueue, _ string) *primitive.MessageQueue {
+	if len(queues) == 0 {
+		return nil
+	}
+	at := int(s.turn.Add(1)) % len(queues)
+	if c := m.Queue; c != nil {
+		if c.Topic != "" {
+			at = other(queues, at, c.Topic)
+		}
+		c.BrokerName = queues[at].BrokerName
+	}
+	return queues[at]
+}
+
+// other is the next place from at on whose broker is not avoid, or at when there is none. It starts at random among them.
+func other(queues []*primitive.MessageQueue, at int, avoid string) int {
+	from := at + rand.IntN(len(queues))
+	for i := range queues {
+		n := (from + i) % len(queues)
+		if queues[n].BrokerName != avoid {
+			return n
+		}
+	}
+	return at
+}
+
+// sends reports whether topic is among the producer's.
+func (p *producer) sends(topic string) bool { return slices.Contains(p.cfg.Topics, topic) }
