@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/clientgo"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/memory"
 )
 
 // drivers are the ones that the table compares, in its order.
 func drivers() []driver.Driver {
-	return []driver.Driver{memory.New(nil)}
+	return []driver.Driver{memory.New(nil), &clientgo.Driver{}} // neither is used for anything but what it declares
 }
 
 // capabilityTable compares what the drivers declare.
@@ -44,9 +45,6 @@ func capabilityTable() string {
 		}},
 		{"several hosts", func(c driver.Capabilities) string {
 			return choose(c.SingleHost, "a Consumer runs on one host only (condition `SingleHostDriver` when there are more)", "yes")
-		}},
-		{"idle time-out for Consumers", func(c driver.Capabilities) string {
-			return choose(c.IdleConsumers, "possible", "no: each stop leaves goroutines of the library behind")
 		}},
 	}
 	var out strings.Builder
