@@ -413,6 +413,31 @@ func TestAModifyThatIsUnderWayAtTheDeadlineDecides(t *testing.T) {
 	}
 }
 
+// Sequence of the accident: an ack waits for a modify; the deadline passes; the modify fails, and the delivery has expired. "Not in flight and not
+// void" must not be read as acknowledged then.
+func TestAnAckThatWaitedPastTheDeadlineIsExpired(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		g := newRig(t, Settings{AckDeadline: 10 * time.Second})
+		g.broker.put("m", 1, 1)
+		ds := receive(t, g.attach(t, ReceiverOptions{MaxMessages: 1}), 1)
+		g.broker.setOn(func(_ context.Context, call string) error {
+			if call != "Extend" {
+				return nil
+			}
+			time.Sleep(15 * time.Second)
+			return driver.ErrUnavailable
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			wantOutcome(t, "modify", one(g.Modify(t.Context(), []Modify{{ds[0].Token, time.Minute}})), Retry)
+		})
+		time.Sleep(time.Second)
+		wantOutcome(t, "ack", one(g.Ack(t.Context(), tokens(ds))), Expired)
+		wg.Wait()
+		want(t, "acknowledged", g.broker.counts().acked, 0)
+	})
+}
+
 func TestAnUnknownEffectIsRetryAndTheDeliveryStaysInFlight(t *testing.T) {
 	inTime(t, func(t *testing.T) {
 		g := newRig(t, Settings{AckDeadline: time.Minute})

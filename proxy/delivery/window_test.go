@@ -353,6 +353,49 @@ func TestAReceiverThatLeavesDuringAFetchLeavesItsShareToOthersOrGivesItBack(t *t
 	})
 }
 
+func TestAReceiverThatComesInPlaceOfAnotherGetsWhatItsFetchBrings(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		g := newRig(t, Settings{MaxInFlight: 100})
+		arrive := make(chan struct{})
+		g.broker.afterFetch = func([]*driver.Received) { <-arrive }
+		g.broker.put("m", 5, 1)
+		first := g.attach(t, ReceiverOptions{})
+		synctest.Wait()
+		first.Close()
+		next := g.attach(t, ReceiverOptions{})
+		close(arrive)
+		want(t, "delivered", len(takeAll(next)), 5)
+		want(t, "given back", g.broker.counts().givenBack, 0)
+	})
+}
+
+// generous answers more than it was asked for.
+type generous struct{ *fakeBroker }
+
+func (b generous) Fetch(ctx context.Context, req driver.FetchRequest) ([]*driver.Received, error) {
+	req.MaxMessages *= 2
+	return b.fakeBroker.Fetch(ctx, req)
+}
+
+func TestADriverThatBringsTooMuchGetsItBack(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		g := newRig(t, Settings{MaxInFlight: 10})
+		g.consumer = generous{g.broker}
+		gate := make(chan struct{})
+		g.broker.setOn(func(context.Context, string) error { <-gate; return nil })
+		g.broker.put("m", 20, 1)
+		r := g.attach(t, ReceiverOptions{})
+		other := g.attach(t, ReceiverOptions{})
+		close(gate)
+		want(t, "delivered", len(takeAll(r))+len(takeAll(other)), 10)
+		n, _ := g.InFlight()
+		want(t, "in flight", n, 10)
+		if c := g.broker.counts(); c.leased != 10 || c.givenBack == 0 {
+			t.Errorf("%d leased and %d given back, want 10 and some", c.leased, c.givenBack)
+		}
+	})
+}
+
 func TestTheLastReceiverToLeaveEndsTheFetch(t *testing.T) {
 	inTime(t, func(t *testing.T) {
 		g := newRig(t, Settings{})
