@@ -6,12 +6,14 @@ package deploy
 import (
 	"debug/elf"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -33,20 +35,32 @@ func buildCommand(t *testing.T, out string) string {
 	return strings.Replace(line[1], "-o /out/manager", "-o "+out, 1)
 }
 
-func buildImageBinary(t *testing.T) string {
+var built struct {
+	once   sync.Once
+	binary string
+	err    error
+}
+
+// imagesBinary builds what the image holds, once for the package.
+func imagesBinary(t *testing.T) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "manager")
-	cmd := exec.Command("sh", "-c", buildCommand(t, binary))
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "TARGETOS="+runtime.GOOS, "TARGETARCH="+runtime.GOARCH, "VERSION=v9.8.7-test", "COMMIT=abcdef")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("the Dockerfile's build command fails: %v\n%s", err, out)
+	built.once.Do(func() {
+		built.binary = filepath.Join(work, "manager")
+		cmd := exec.Command("sh", "-c", buildCommand(t, built.binary))
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "TARGETOS="+runtime.GOOS, "TARGETARCH="+runtime.GOARCH, "VERSION=v9.8.7-test", "COMMIT=abcdef")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("the Dockerfile's build command fails: %w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
 	}
-	return binary
+	return built.binary
 }
 
 func TestTheImagesBinaryIsStaticAndKnowsItsVersion(t *testing.T) {
-	binary := buildImageBinary(t)
+	binary := imagesBinary(t)
 	file, err := elf.Open(binary)
 	if err != nil {
 		t.Fatal(err)

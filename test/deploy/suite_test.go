@@ -26,6 +26,7 @@ const (
 var (
 	root       string // of the repository
 	assets     string // folder of etcd, kube-apiserver and kubectl
+	work       string // a folder for this run
 	kubeconfig string // of an administrator
 	admin      *rest.Config
 	clientset  *kubernetes.Clientset
@@ -60,12 +61,11 @@ func run(m *testing.M) (code int, err error) {
 			err = fmt.Errorf("stop the API server: %w", stopErr)
 		}
 	}()
-	dir, err := os.MkdirTemp("", "deploy-test")
-	if err != nil {
+	if work, err = os.MkdirTemp("", "deploy-test"); err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(dir)
-	if err := connect(env, dir); err != nil {
+	defer os.RemoveAll(work)
+	if err := connect(env); err != nil {
 		return 1, err
 	}
 	if out, err := kubectl("", "apply", "--server-side", "-k", filepath.Join(root, "config", "default")); err != nil {
@@ -77,7 +77,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-func connect(env *envtest.Environment, dir string) error {
+func connect(env *envtest.Environment) error {
 	user, err := env.AddUser(envtest.User{Name: "admin", Groups: []string{"system:masters"}}, nil)
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func connect(env *envtest.Environment, dir string) error {
 	if err != nil {
 		return err
 	}
-	kubeconfig = filepath.Join(dir, "kubeconfig")
+	kubeconfig = filepath.Join(work, "kubeconfig")
 	if err := os.WriteFile(kubeconfig, content, 0o600); err != nil {
 		return err
 	}
