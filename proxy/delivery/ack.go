@@ -21,6 +21,7 @@ const (
 	// maxRounds bounds how often one call waits for other calls on the same token.
 	maxRounds = 8
 
+	detailReplaced = "the client that delivered it was replaced on this host; the message comes again"
 	detailShutdown = "this host is shutting the consumer down; send it again, to another host"
 )
 
@@ -41,6 +42,8 @@ type operation struct {
 	cancel context.CancelFunc
 	// done is made by the first who waits, and closed at the end.
 	done chan struct{}
+	// shared: somebody will want the answers.
+	shared bool
 }
 
 // answering is one token on its way through an operation.
@@ -121,7 +124,7 @@ func (w *Window) judge(token string, a *answering, r *Result) bool {
 	case err != nil:
 		r.set(Invalid, err.Error())
 		return false
-	case !c.local && c.consumerUID != w.origin.ConsumerUID:
+	case c.foreign != nil && c.foreign.ConsumerUID != w.origin.ConsumerUID:
 		r.set(Invalid, "an ack token of another Consumer")
 		return false
 	}
@@ -129,25 +132,27 @@ func (w *Window) judge(token string, a *answering, r *Result) bool {
 	switch {
 	case c.deadline <= w.now():
 		r.set(Expired, "the ack deadline has passed")
-	case c.local && c.id != 0 || w.caps.AckFromAnyHost:
+	case c.foreign == nil && c.id != 0 || w.caps.AckFromAnyHost:
 		return true
+	case c.foreign == nil:
+		r.set(Expired, detailReplaced)
 	default:
-		w.judgeForeign(c, r)
+		w.judgeForeign(c.foreign, r)
 	}
 	return false
 }
 
 // judgeForeign answers for a delivery of another window with a driver that must be asked on the host that fetched.
-func (w *Window) judgeForeign(c content, r *Result) {
+func (w *Window) judgeForeign(from *foreignOrigin, r *Result) {
 	switch {
-	case c.host == w.origin.Host && c.incarnation == w.origin.Incarnation:
-		r.set(Expired, "the client that delivered it was replaced on this host; the message comes again")
-	case c.host == w.origin.Host:
-		r.set(Expired, "delivered by an earlier process of host "+c.host+"; the message comes again")
-	case w.peer != nil && w.peer(c.host, c.incarnation) == PeerGone:
-		r.set(Expired, "delivered by host "+c.host+", which is gone; the message comes again")
+	case from.Host == w.origin.Host && from.Incarnation == w.origin.Incarnation:
+		r.set(Expired, detailReplaced)
+	case from.Host == w.origin.Host:
+		r.set(Expired, "delivered by an earlier process of host "+from.Host+"; the message comes again")
+	case w.peer != nil && w.peer(from.Host, from.Incarnation) == PeerGone:
+		r.set(Expired, "delivered by host "+from.Host+", which is gone; the message comes again")
 	default:
-		r.set(Retry, "delivered by host "+c.host+"; send it there")
+		r.set(Retry, "delivered by host "+from.Host+"; send it there")
 	}
 }
 
@@ -207,7 +212,7 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 	for _, a := range todo {
 		f := w.flights[a.content.id]
 		switch {
-		case !a.content.local || a.content.id == 0:
+		case a.content.foreign != nil || a.content.id == 0:
 			claimed = append(claimed, a)
 		case a.content.deadline <= now:
 			results[a.index].set(Expired, "the ack deadline has passed")
@@ -219,6 +224,7 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 			if f.op != op && f.op.done == nil {
 				f.op.done = make(chan struct{})
 			}
+			f.op.shared = true
 			other := waiting{a: a, f: f, kind: f.op.kind}
 			if f.op != op {
 				other.done = f.op.done
@@ -244,7 +250,7 @@ func (w *Window) endedLocked(kind opKind, c content, r *Result) {
 	switch {
 	case v != nil && v.void == voidNacked && kind == opNack && v.generation == c.generation:
 		r.set(OK, "")
-		r.EffectiveDelay = v.answer.EffectiveDelay
+		r.EffectiveDelay = v.delay
 	case v != nil:
 		r.set(Expired, v.void.String())
 	case c.id <= w.voidFloor:
@@ -308,7 +314,10 @@ func (w *Window) settle(op *operation, claimed []*answering, results []Result) {
 		r := &results[a.index]
 		w.settleOneLocked(op.kind, a, r, now, &e)
 		if f := a.flight; f != nil {
-			f.answer, f.op = *r, nil
+			if f.op = nil; op.shared {
+				answer := *r
+				f.answer = &answer
+			}
 			if f.lapsed {
 				w.lapseLocked(f, now, &e)
 			}
@@ -344,7 +353,7 @@ func (w *Window) settleOneLocked(kind opKind, a *answering, r *Result, now int64
 		r.set(OK, "")
 		r.EffectiveDelay = a.effective
 		if live {
-			f.answer = *r
+			f.delay = a.effective
 			w.endLocked(f, voidNacked, now)
 			e.ended(Nacked, 1)
 		}
@@ -427,7 +436,7 @@ func (w *Window) await(ctx context.Context, o waiting, kind opKind, r *Result) (
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	token := r.Token
-	*r = o.f.answer
+	*r = *o.f.answer
 	r.Token = token
 	return false
 }

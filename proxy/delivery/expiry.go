@@ -82,7 +82,7 @@ func (w *Window) detachLocked(f *flight) {
 
 // voidLocked remembers f's tokens as void. f keeps no message from here on.
 func (w *Window) voidLocked(f *flight, reason voidReason) {
-	v := &flight{id: f.id, generation: f.generation, state: ended, void: reason, slot: -1, answer: f.answer}
+	v := &flight{id: f.id, generation: f.generation, state: ended, void: reason, slot: -1, delay: f.delay}
 	w.voids[v.id] = v
 	w.voidOrder.push(v)
 	w.heap.push(v, f.tokenUntil)

@@ -57,9 +57,9 @@ type flight struct {
 	// prev and next link it in exactly one flightList.
 	prev, next *flight
 
-	// op is the driver call under way for it; answer is what the last one said.
+	// op is the driver call under way for it; answer is what the last one said that somebody else waited for.
 	op     *operation
-	answer Result
+	answer *Result
 	// lapsed: the deadline passed while a Modify or a dead-letter write was under way, whose end decides.
 	lapsed bool
 
@@ -68,8 +68,9 @@ type flight struct {
 	tries   int
 	nextTry int64
 
-	// void is why its tokens are no good, once it has ended without an acknowledgement.
-	void voidReason
+	// void is why its tokens are no good, once it has ended without an acknowledgement; delay is the effective one of a nack.
+	void  voidReason
+	delay time.Duration
 }
 
 // flightList is a FIFO of flights, linked through them so that any one can leave at once.

@@ -12,11 +12,8 @@ import (
 
 // content is what a token says. It is enough to acknowledge the message without any memory of it, where the driver can.
 type content struct {
-	// local: the token was made by the window that opens it; the origin's names are then left empty.
-	local bool
-	// The origin, see origin.
-	consumerUID, host, incarnation string
-	window                         uint64
+	// foreign is who made the token, nil when that is the window that opens it.
+	foreign *foreignOrigin
 	// id counts the deliveries of a window from 1; 0 = the window keeps no record of it (a foreign delivery whose deadline it moved).
 	id uint64
 	// generation counts the deadlines that this delivery has had; only the newest one's token is good.
@@ -24,6 +21,12 @@ type content struct {
 	// deadline in nanoseconds of the maker's steady clock (see Window.now), which is the Unix time unless its wall clock was set.
 	deadline int64
 	handle   driver.Handle
+}
+
+// foreignOrigin is the origin of another window's token.
+type foreignOrigin struct {
+	Origin
+	window uint64
 }
 
 // origin is the part of a token that is the same for all deliveries of one window.
@@ -58,11 +61,11 @@ func (c *content) appendRest(b []byte) []byte {
 func parseContent(b []byte, ours *origin) (c content, err error) {
 	r := reader{b: b}
 	if ours != nil && bytes.HasPrefix(b, ours.prefix) {
-		c.local = true
 		r.b = b[len(ours.prefix):]
 	} else {
-		c.consumerUID, c.host, c.incarnation = r.text(), r.text(), r.text()
-		c.window = r.uvarint()
+		c.foreign = &foreignOrigin{}
+		c.foreign.ConsumerUID, c.foreign.Host, c.foreign.Incarnation = r.text(), r.text(), r.text()
+		c.foreign.window = r.uvarint()
 	}
 	c.id = r.uvarint()
 	generation := r.uvarint()

@@ -47,8 +47,9 @@ func TestATokenSaysWhatWasSealed(t *testing.T) {
 				t.Fatal(err)
 			}
 			wanted := c.c
-			if wanted.local = c.from == ours; !wanted.local {
-				wanted.consumerUID, wanted.host, wanted.incarnation, wanted.window = "uid", "host-2", "inc", 300
+			if c.from != ours {
+				want(t, "origin", *got.foreign, foreignOrigin{Origin{"uid", "host-2", "inc"}, 300})
+				got.foreign = nil
 			}
 			want(t, "content", got, wanted)
 			for _, secret := range []string{"host", "uid"} {
@@ -163,7 +164,7 @@ func FuzzOpenToken(f *testing.F) {
 		if err != nil {
 			t.Fatalf("opened %q to what cannot be sealed: %v", token, err)
 		}
-		if c.local {
+		if c.foreign == nil {
 			if twice, err := s.openContent(again, ours); err != nil || twice != c {
 				t.Fatalf("%+v sealed and opened: %+v, %v", c, twice, err)
 			}
@@ -187,11 +188,13 @@ func FuzzParseContent(f *testing.F) {
 			return
 		}
 		prefix := ours.prefix
-		if !c.local {
-			prefix = newOrigin(Origin{c.consumerUID, c.host, c.incarnation}, c.window).prefix
+		if c.foreign != nil {
+			prefix = newOrigin(c.foreign.Origin, c.foreign.window).prefix
 		}
 		twice, err := parseContent(c.appendRest(append([]byte(nil), prefix...)), ours)
-		if err != nil || twice.id != c.id || twice.handle != c.handle || twice.deadline != c.deadline || twice.host != c.host && !twice.local {
+		same := twice.foreign == c.foreign || twice.foreign != nil && c.foreign != nil && *twice.foreign == *c.foreign
+		twice.foreign, c.foreign = nil, nil
+		if err != nil || twice != c || !same {
 			t.Fatalf("%+v written and read: %+v, %v", c, twice, err)
 		}
 	})
