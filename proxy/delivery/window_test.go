@@ -263,7 +263,8 @@ func TestWhatAReceiverNeverTookGoesToOthersWhenItLeaves(t *testing.T) {
 	})
 }
 
-func TestWhatAReceiverNeverWroteGoesBackBeforeCloseReturns(t *testing.T) {
+// The report's accident: stream clean-up started goroutines that nobody waited for. Here Close returns when the clean-up is done.
+func TestSeedReport_StreamCleanUpIsSynchronousAndGivesBackWhatWasNeverWritten(t *testing.T) {
 	inTime(t, func(t *testing.T) {
 		g := newRig(t, Settings{MaxInFlight: 100})
 		g.broker.put("m", 5, 1)
