@@ -93,7 +93,7 @@ func (d *demo) createApplication(ctx context.Context) error {
 	if d.monitorToken, err = d.control.ServiceAccountToken(ctx, appNamespace, "monitor", ""); err != nil {
 		return err
 	}
-	if d.baseline, err = d.readFacts(ctx); err != nil {
+	if d.baseline, err = d.settledFacts(ctx); err != nil {
 		return err
 	}
 	fmt.Printf("    baseline before any object: %s\n", d.baseline)
@@ -132,7 +132,7 @@ func (d *demo) deleteSamples(ctx context.Context) error {
 func (d *demo) showNothingLeft(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	// The baseline was read before the controllers had done anything; their connections to the API server account for a few goroutines.
+	// Keep-alive connections to the API server come and go, a few goroutines each.
 	const slack = 10
 	for {
 		now, err := d.readFacts(ctx)
@@ -173,6 +173,25 @@ func (f facts) String() string {
 	return fmt.Sprintf("%d clients, %d goroutines (%d of them named leftovers of the RocketMQ library)", f.clients, f.goroutines, f.leftovers)
 }
 
+// settledFacts reads until the number of goroutines has stopped changing for a second: the controllers have started.
+func (d *demo) settledFacts(ctx context.Context) (facts, error) {
+	last, err := d.readFacts(ctx)
+	for same := 0; err == nil && same < 5; {
+		select {
+		case <-ctx.Done():
+			return last, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+		var now facts
+		if now, err = d.readFacts(ctx); now == last {
+			same++
+		} else {
+			last, same = now, 0
+		}
+	}
+	return last, err
+}
+
 func (d *demo) readFacts(ctx context.Context) (facts, error) {
 	samples, err := d.operator.Metrics(ctx, d.monitorToken)
 	if err != nil {
@@ -191,7 +210,11 @@ func (d *demo) readFacts(ctx context.Context) (facts, error) {
 // kubectl shows a command as a user would type it, runs it and shows what it prints.
 func (d *demo) kubectl(ctx context.Context, args ...string) error {
 	fmt.Printf("    $ kubectl %s\n", strings.Join(args, " "))
-	return d.control.Kubectl(ctx, indented{os.Stdout}, args...)
+	out, err := d.control.Output(ctx, args...) // as a whole: kubectl writes tables in small pieces
+	if out != "" {
+		fmt.Fprintln(indented{os.Stdout}, out)
+	}
+	return err
 }
 
 // relative shows a path from the project's root.

@@ -14,10 +14,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 // Names that the shipped manifests use.
@@ -60,6 +62,7 @@ func EnsureBinaries(ctx context.Context, root string, log io.Writer) error {
 // StartControlPlane starts an API server. work is a folder for kubeconfigs. The binaries must be there (EnsureBinaries).
 func StartControlPlane(root, work string) (*ControlPlane, error) {
 	c := &ControlPlane{root: root, work: work, kubeconfig: filepath.Join(work, "admin.kubeconfig")}
+	ctrllog.SetLogger(logr.Discard()) // envtest's own; what fails comes back as an error
 	c.env = &envtest.Environment{BinaryAssetsDirectory: filepath.Join(root, "bin", "envtest")}
 	if _, err := c.env.Start(); err != nil {
 		return nil, fmt.Errorf("start etcd and kube-apiserver: %w", err)
