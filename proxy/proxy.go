@@ -161,11 +161,12 @@ func (p *Proxy) Listen() error {
 	if p.grpc != nil {
 		return nil
 	}
-	g, err := net.Listen("tcp", p.o.GRPCAddress)
+	var config net.ListenConfig
+	g, err := config.Listen(context.Background(), "tcp", p.o.GRPCAddress)
 	if err != nil {
 		return fmt.Errorf("listen for gRPC: %w", err)
 	}
-	h, err := net.Listen("tcp", p.o.HTTPAddress)
+	h, err := config.Listen(context.Background(), "tcp", p.o.HTTPAddress)
 	if err != nil {
 		return errors.Join(fmt.Errorf("listen for HTTP: %w", err), g.Close())
 	}

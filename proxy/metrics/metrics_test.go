@@ -43,7 +43,7 @@ func TestTheDocumentIsUpToDate(t *testing.T) {
 	m, _ := made(t)
 	want := Markdown(m.Definitions())
 	if *update {
-		if err := os.WriteFile(document, []byte(want), 0o644); err != nil { //nolint:gosec // a document
+		if err := os.WriteFile(document, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -327,7 +327,7 @@ func (r *Rig) Post(path, body string, headers ...string) (int, string) {
 // Request makes one HTTP call; headers are names and values in turn.
 func (r *Rig) Request(method, path, body string, headers ...string) (int, string) {
 	r.T.Helper()
-	req, err := http.NewRequest(method, r.HTTP+path, bytes.NewReader([]byte(body)))
+	req, err := http.NewRequestWithContext(context.Background(), method, r.HTTP+path, bytes.NewReader([]byte(body)))
 	if err != nil {
 		r.T.Fatal(err)
 	}

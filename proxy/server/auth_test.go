@@ -32,11 +32,7 @@ func guarded(t *testing.T, l server.Limits) (*proxytest.Rig, *proxytest.Auth) {
 func TestWhoMayDoWhat(t *testing.T) {
 	r, _ := guarded(t, server.Limits{})
 	header := func(values ...string) context.Context {
-		ctx := context.Background()
-		for _, v := range values {
-			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", v)
-		}
-		return ctx
+		return metadata.NewOutgoingContext(context.Background(), metadata.MD{"authorization": values})
 	}
 	for name, c := range map[string]struct {
 		ctx      context.Context

@@ -68,7 +68,7 @@ func BenchmarkSendEcho(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := grpc.NewServer(grpc.SharedWriteBuffer(true), grpc.NumStreamWorkers(32))
+	s := grpc.NewServer(grpc.NumStreamWorkers(32))
 	pb.RegisterProducerServiceServer(s, echo{})
 	go func() { _ = s.Serve(l) }()
 	defer s.Stop()

@@ -34,7 +34,6 @@ func (s *Server) newGRPC(config *tls.Config) {
 		grpc.MaxHeaderListSize(uint32(l.MaxHeaderBytes)),
 		grpc.ConnectionTimeout(l.OpenTimeout),
 		grpc.WaitForHandlers(true),
-		grpc.SharedWriteBuffer(true),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.InTapHandle(tapReceive),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
@@ -153,7 +152,7 @@ func tapReceive(ctx context.Context, info *tap.Info) (context.Context, error) {
 	if info.FullMethodName != receiveMethod {
 		return ctx, nil
 	}
-	ctx, cancel := context.WithCancel(ctx) //nolint:govet // the stream's end cancels the parent, and this one with it
+	ctx, cancel := context.WithCancel(ctx) // The stream's end cancels the parent, and this one with it.
 	return context.WithValue(ctx, cancelKey{}, cancel), nil
 }
 

@@ -126,7 +126,7 @@ func prepareJSON(body *[]byte, send bool) error {
 func prepareMessages(list json.RawMessage) (json.RawMessage, error) {
 	var messages []json.RawMessage
 	if json.Unmarshal(list, &messages) != nil {
-		return list, nil // It is not a list; the decoder says so.
+		return list, nil //nolint:nilerr // It is not a list; the decoder says so, with the field.
 	}
 	for i, raw := range messages {
 		fields, err := parseObject(raw)

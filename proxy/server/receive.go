@@ -197,7 +197,7 @@ func acknowledges(req *pb.ReceiveRequest) bool {
 
 // laterFrame refuses a frame that tries to open the stream again: it would not have the effect that its sender expects.
 func laterFrame(req *pb.ReceiveRequest) error {
-	field := ""
+	var field string
 	switch {
 	case req.Namespace != "":
 		field = "namespace"

@@ -30,7 +30,7 @@ import (
 type stream = grpc.BidiStreamingClient[pb.ReceiveRequest, pb.ReceiveResponse]
 
 // open opens a stream on billing and ends it with the test.
-func open(t *testing.T, r *proxytest.Rig, ctx context.Context, first *pb.ReceiveRequest) stream {
+func open(ctx context.Context, t *testing.T, r *proxytest.Rig, first *pb.ReceiveRequest) stream {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	t.Cleanup(cancel)
@@ -58,14 +58,14 @@ func openStream(t *testing.T, r *proxytest.Rig, token string) (stream, registry.
 	if token != "" {
 		ctx = proxytest.Token(ctx, token)
 	}
-	s := open(t, r, ctx, &pb.ReceiveRequest{})
+	s := open(ctx, t, r, &pb.ReceiveRequest{})
 	r.Eventually("the stream is attached", func() bool { return r.Uses(key) > before })
 	return s, key
 }
 
 func streamError(t *testing.T, r *proxytest.Rig, token string) error {
 	t.Helper()
-	_, err := open(t, r, proxytest.Token(context.Background(), token), &pb.ReceiveRequest{}).Recv()
+	_, err := open(proxytest.Token(context.Background(), token), t, r, &pb.ReceiveRequest{}).Recv()
 	return err
 }
 
@@ -157,7 +157,7 @@ func TestAStreamDeliversAndAcknowledges(t *testing.T) {
 func TestOutstandingStaysWithinTheCredit(t *testing.T) {
 	r := shop(t, proxytest.Options{})
 	r.Send("orders", numbers(50)...)
-	s := open(t, r, context.Background(), &pb.ReceiveRequest{MaxOutstandingMessages: 7})
+	s := open(context.Background(), t, r, &pb.ReceiveRequest{MaxOutstandingMessages: 7})
 	var got []*pb.Delivery
 	for len(got) < 7 {
 		res, err := s.Recv()
@@ -253,7 +253,7 @@ func TestFramesThatBreakTheProtocolEndTheStreamWithTheField(t *testing.T) {
 		"a name that cannot be one":         {&pb.ReceiveRequest{Consumer: "a/b"}, nil, codes.InvalidArgument, "consumer"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := open(t, r, context.Background(), c.first)
+			s := open(context.Background(), t, r, c.first)
 			if c.then != nil {
 				c.then(t, s)
 			}
@@ -294,7 +294,7 @@ func TestSeedReport_StreamCleanUpIsSynchronousAndReleasesItsUse(t *testing.T) {
 	for range 50 {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancels = append(cancels, cancel)
-		open(t, r, ctx, &pb.ReceiveRequest{})
+		open(ctx, t, r, &pb.ReceiveRequest{})
 	}
 	r.Eventually("50 streams hold the consumer", func() bool { return r.Uses(key) == 50 })
 	// Two goroutines for each stream here, and at most two of the client's.
@@ -341,7 +341,7 @@ func TestSeedReport_DisconnectReleasesProducerUses(t *testing.T) {
 func TestWhatAStreamHadNotWrittenGoesBackUncounted(t *testing.T) {
 	r := shop(t, proxytest.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
-	s := open(t, r, ctx, &pb.ReceiveRequest{})
+	s := open(ctx, t, r, &pb.ReceiveRequest{})
 	// 200 messages of 64 KiB are far more than the connection takes from a receiver that does not read.
 	big := strings.Repeat("x", 64<<10)
 	for range 10 {
@@ -354,7 +354,7 @@ func TestWhatAStreamHadNotWrittenGoesBackUncounted(t *testing.T) {
 	}
 	key := keyOf(t, r, "billing")
 	r.Eventually("the stream has let go", func() bool { return r.Uses(key) == 0 })
-	again := open(t, r, context.Background(), &pb.ReceiveRequest{})
+	again := open(context.Background(), t, r, &pb.ReceiveRequest{})
 	first, got := 0, 0
 	deadline := time.Now().Add(5 * time.Second)
 	for got < 100 && time.Now().Before(deadline) {
@@ -393,7 +393,7 @@ func TestAReceiverThatNeverReads(t *testing.T) {
 	for range 10 {
 		r.Send("orders", slices.Repeat([]string{big}, 20)...)
 	}
-	other := open(t, r, context.Background(), &pb.ReceiveRequest{Consumer: "fast"})
+	other := open(context.Background(), t, r, &pb.ReceiveRequest{Consumer: "fast"})
 	var took []time.Duration
 	for range 200 {
 		began := time.Now()
