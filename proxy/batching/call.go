@@ -5,6 +5,7 @@ package batching
 
 import (
 	"context"
+	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
@@ -80,12 +81,23 @@ func (q *Queue) wait(c *call) {
 	q.dropLocked(q.topics[c.topic], c, q.givenUp(c.ctx))
 }
 
-// givenUp is the answer to a caller whose context has ended.
-func (q *Queue) givenUp(ctx context.Context) error {
-	if ctx.Err() == nil {
-		return driver.Errorf(driver.Closed, "", "the producer's client was shut down before this message was sent")
+// ended is why ctx is over, nil while it is not. A context whose deadline has passed counts, although its timer may fire a moment later.
+func ended(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
 	}
-	return driver.Errorf(driver.Timeout, "", "the caller's time ended before the broker's answer: %w", context.Cause(ctx))
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// givenUp is the answer to a caller whose context has ended, or else to one whose queue has.
+func (q *Queue) givenUp(ctx context.Context) error {
+	if err := ended(ctx); err != nil {
+		return driver.Errorf(driver.Timeout, "", "the caller's time ended before the broker's answer: %w", err)
+	}
+	return driver.Errorf(driver.Closed, "", "the producer's client was shut down before this message was sent")
 }
 
 // dropLocked takes a waiting call out of the queue and answers what is not decided with err. Its messages that are in a request under way are

@@ -211,7 +211,7 @@ func (q *Queue) sendDirect(c *call) {
 	ctx, cancel := q.lifetime(c.ctx)
 	defer cancel()
 	for c.next < len(c.msgs) {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || ended(c.ctx) != nil {
 			c.fail(q.givenUp(c.ctx))
 			break
 		}

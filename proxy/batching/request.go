@@ -51,6 +51,7 @@ func (q *Queue) run(t *topic) {
 
 // gatherLocked makes the next request, in the order in which the calls came. nil = nothing can go in this slot.
 func (q *Queue) gatherLocked(t *topic) *batch {
+	q.dropGivenUpLocked(t)
 	limits := q.producer.Limits()
 	b := &batch{}
 	n, size := 0, int64(0)
@@ -85,6 +86,20 @@ func (q *Queue) gatherLocked(t *topic) *batch {
 	b.live = len(b.parts)
 	b.ctx, b.cancel = q.batchContext(b.parts)
 	return b
+}
+
+// dropGivenUpLocked answers the callers whose time has ended. They do so themselves, but may not have come to it: a request made now must
+// not carry their messages.
+func (q *Queue) dropGivenUpLocked(t *topic) {
+	var over []*call
+	for _, c := range t.calls {
+		if ended(c.ctx) != nil {
+			over = append(over, c)
+		}
+	}
+	for _, c := range over {
+		q.dropLocked(t, c, q.givenUp(c.ctx))
+	}
 }
 
 // batchContext lives as long as the most patient caller.
