@@ -76,7 +76,7 @@ func startPod(t *testing.T, binary string) *pod {
 func (p *pod) stopped() string {
 	if !p.ended {
 		_ = p.cmd.Process.Kill() // it may have just ended
-		<-p.exited
+		_ = <-p.exited           // how does not matter any more
 		p.ended = true
 	}
 	return p.log.String()

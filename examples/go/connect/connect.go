@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,12 +69,10 @@ func (tokenFile) RequireTransportSecurity() bool { return true }
 
 // Worthwhile reports whether the same call may work later. FAILED_PRECONDITION is an object that is not ready yet: also later.
 func Worthwhile(err error) bool {
-	switch status.Code(err) {
-	case codes.Unavailable, codes.ResourceExhausted, codes.Aborted, codes.DeadlineExceeded, codes.FailedPrecondition:
-		return true
-	}
-	return false
+	return slices.Contains(worthwhile, status.Code(err))
 }
+
+var worthwhile = []codes.Code{codes.Unavailable, codes.ResourceExhausted, codes.Aborted, codes.DeadlineExceeded, codes.FailedPrecondition}
 
 // Pause waits before try number n (from 0): a random part of 0.1 s, 0.2 s, 0.4 s ... 10 s, so that many clients never come back all at once.
 func Pause(ctx context.Context, n int) error {
