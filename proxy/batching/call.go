@@ -5,6 +5,7 @@ package batching
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -47,7 +48,7 @@ var errUndecided = driver.Errorf(driver.Timeout, "", "not decided")
 // fail answers everything that is not decided.
 func (c *call) fail(err error) {
 	for i := range c.results {
-		if c.results[i].Err == error(errUndecided) {
+		if errors.Is(c.results[i].Err, errUndecided) {
 			c.results[i].Err = err
 		}
 	}

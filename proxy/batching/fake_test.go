@@ -5,6 +5,7 @@ package batching
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -186,7 +187,7 @@ func wantReason(t testing.TB, rs []driver.SendResult, n int, reason driver.Reaso
 		t.Fatalf("%d results, want %d", len(rs), n)
 	}
 	for i, r := range rs {
-		if r.Err == nil || driver.ReasonOf(r.Err) != reason || r.Err == error(errUndecided) {
+		if r.Err == nil || driver.ReasonOf(r.Err) != reason || errors.Is(r.Err, errUndecided) {
 			t.Errorf("result %d: %v, want reason %s", i, r.Err, reason)
 		}
 	}

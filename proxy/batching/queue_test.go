@@ -5,6 +5,7 @@ package batching
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime/debug"
@@ -444,7 +445,7 @@ func TestModel_RandomCallers(t *testing.T) {
 							cancel()
 							mu.Lock()
 							for j, r := range rs {
-								if r.MessageID != msgs[j].ID || r.Err == error(errUndecided) {
+								if r.MessageID != msgs[j].ID || errors.Is(r.Err, errUndecided) {
 									t.Errorf("result %+v for %s", r, msgs[j].ID)
 								}
 								if r.Err == nil {

@@ -45,7 +45,7 @@ func (q *Queue) run(t *topic) {
 		q.mu.Unlock()
 		q.sendParts(b.ctx, t.name, b.parts)
 		b.cancel()
-		q.settle(t, b)
+		q.settle(b)
 	}
 }
 
@@ -118,7 +118,7 @@ func (q *Queue) batchContext(parts []part) (context.Context, context.CancelFunc)
 }
 
 // settle ends the calls that are decided; the others wait for their next request.
-func (q *Queue) settle(t *topic, b *batch) {
+func (q *Queue) settle(b *batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, p := range b.parts {

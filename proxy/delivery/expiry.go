@@ -71,6 +71,8 @@ func (w *Window) detachLocked(f *flight) {
 		f.recv.queue.remove(f)
 	case taken:
 		f.recv.taken.remove(f)
+	case written, burying, ended:
+		// On no list.
 	}
 	if r := f.recv; r != nil {
 		f.recv = nil

@@ -31,7 +31,6 @@ type fakeBroker struct {
 	ackHandles  int
 	fetches     []driver.FetchRequest
 	maxLeased   int
-	closed      bool
 
 	maxLease     time.Duration
 	minNackDelay time.Duration
