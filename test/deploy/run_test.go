@@ -28,11 +28,11 @@ import (
 // addresses differ (loopback, free ports), and the memory driver is switched on, because there is no RocketMQ.
 type pod struct {
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{} // closed when the process has ended; err and log are complete then
+	err    error
 	log    bytes.Buffer
 	ports  map[string]string // flag to host:port
 	roots  *x509.CertPool
-	ended  bool // exited was received from
 }
 
 const (
@@ -44,7 +44,7 @@ const (
 func startPod(t *testing.T, binary string) *pod {
 	t.Helper()
 	dir := t.TempDir()
-	p := &pod{ports: map[string]string{}, exited: make(chan error, 1), roots: x509.NewCertPool()}
+	p := &pod{ports: map[string]string{}, exited: make(chan struct{}), roots: x509.NewCertPool()}
 	certificate := makeCertificate(t, dir)
 	p.roots.AppendCertsFromPEM(certificate)
 	container := deployment(t).Spec.Template.Spec.Containers[0]
@@ -67,18 +67,18 @@ func startPod(t *testing.T, binary string) *pod {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { p.exited <- p.cmd.Wait() }()
+	go func() {
+		defer close(p.exited)
+		p.err = p.cmd.Wait()
+	}()
 	t.Cleanup(func() { p.stopped() })
 	return p
 }
 
 // stopped kills the process if it still runs and returns its whole log, which nobody writes any more.
 func (p *pod) stopped() string {
-	if !p.ended {
-		_ = p.cmd.Process.Kill() // it may have just ended
-		_ = <-p.exited           // how does not matter any more
-		p.ended = true
-	}
+	_ = p.cmd.Process.Kill() // it may have ended before
+	<-p.exited
 	return p.log.String()
 }
 
@@ -150,9 +150,8 @@ func (p *pod) await(t *testing.T, what string, ok func() bool) {
 	defer tick.Stop()
 	for !ok() {
 		select {
-		case err := <-p.exited:
-			p.ended = true
-			t.Fatalf("the process ended before %s: %v\n%s", what, err, p.stopped())
+		case <-p.exited:
+			t.Fatalf("the process ended before %s: %v\n%s", what, p.err, p.stopped())
 		case <-deadline:
 			t.Fatalf("not after 60 s: %s\n%s", what, p.stopped())
 		case <-tick.C:
@@ -186,10 +185,9 @@ func TestTheDeploymentsProcessServesAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case err := <-p.exited:
-		p.ended = true
-		if err != nil {
-			t.Errorf("after SIGTERM: %v\n%s", err, p.stopped())
+	case <-p.exited:
+		if p.err != nil {
+			t.Errorf("after SIGTERM: %v\n%s", p.err, p.stopped())
 		}
 	case <-time.After(time.Minute):
 		t.Fatalf("still running a minute after SIGTERM\n%s", p.stopped())
