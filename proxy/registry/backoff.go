@@ -21,5 +21,5 @@ func backoff(failures int) time.Duration {
 		d = firstBackoff << max(shift, 0)
 	}
 	low, high := max(d/2, firstBackoff), min(d+d/2, maxBackoff)
-	return low + rand.N(high-low+1) //nolint:gosec // spreads load, guards nothing
+	return low + rand.N(high-low+1)
 }

@@ -163,3 +163,20 @@ func TestReceiptsAreKeptUntilTheyAreForgotten(t *testing.T) {
 		}
 	})
 }
+
+func TestClose_ReturnsAfterTheLastWorkerHasEnded(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		r.acquire(producer("orders", "uid-1"))
+		ended := false
+		r.Registry.opts.Notify = func(key Key) {
+			if _, found := r.Status(key); !found { // the last thing that the last worker does
+				time.Sleep(time.Second)
+				ended = true
+			}
+		}
+		r.Close(t.Context())
+		if !ended {
+			t.Error("Close returned while a worker was under way")
+		}
+	})
+}

@@ -55,9 +55,8 @@ func TestModel_RandomInterleavings(t *testing.T) {
 
 // object is what the model knows about one object of the API server.
 type object struct {
-	spec  Spec
-	live  bool // exists and is not dying
-	asked bool // a reconciler has acquired it since
+	spec Spec
+	live bool // exists and is not dying
 }
 
 type model struct {

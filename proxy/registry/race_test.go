@@ -304,13 +304,22 @@ func TestRace_QuickChangesAreCoalescedAndTheLatestWins(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {
 				s := of(kind, "orders", "uid-1")
 				r.acquire(s)
+				r.w.onOpen = func(ctx context.Context, _ Spec) error {
+					select {
+					case <-time.After(time.Second):
+						return nil
+					case <-ctx.Done():
+						return ctx.Err()
+					}
+				}
+				r.w.onProbe = r.w.onOpen
 				for g := int64(2); g <= 100; g++ {
 					r.Acquire(at(s, g, fmt.Sprintf("ns-%d:9876", g)))
 				}
 				after(time.Minute)
 				got := r.wantState(s.Key, Running)
-				if got.Generation != 100 || r.w.count() != 1 || r.w.opened() > 12 {
-					t.Errorf("generation %d, %d clients, opened %d times", got.Generation, r.w.count(), r.w.opened())
+				if got.Generation != 100 || r.w.count() != 1 || r.l.opened != 2 {
+					t.Errorf("generation %d, %d clients, %d were opened", got.Generation, r.w.count(), r.l.opened)
 				}
 			})
 		})
@@ -390,6 +399,34 @@ func TestRace_AnUpdateCannotMoveAClientToOtherNameServers(t *testing.T) {
 		r.acquire(at(s, 2, "other:9876"))
 		if got := r.wantState(s.Key, Running); got.Generation != 2 || r.w.opened() != 2 {
 			t.Errorf("status %+v, opened %d times", got, r.w.opened())
+		}
+	})
+}
+
+// The process stands still between the answer and the open (here in Notify, which tells that the namesake goes).
+func TestRace_TheProcessStandsStillBetweenAnswerAndOpen(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		old, fresh := producer("orders", "uid-1"), producer("orders", "uid-2")
+		old.Group, fresh.Created = "another", epoch.Add(time.Second)
+		asked := 0
+		var stalled atomic.Bool
+		fresh.Confirm = func(context.Context) error {
+			if asked++; asked > 1 {
+				return ErrNotLive
+			}
+			return nil
+		}
+		r.acquire(old)
+		r.Registry.opts.Notify = func(Key) {
+			if stalled.CompareAndSwap(false, true) {
+				time.Sleep(4 * time.Second)
+			}
+		}
+		r.acquire(fresh)
+		after(5 * time.Second)
+		r.wantState(fresh.Key, Stopped)
+		if asked != 2 || r.w.opened() != 1 {
+			t.Errorf("asked %d times, opened %d times", asked, r.w.opened())
 		}
 	})
 }

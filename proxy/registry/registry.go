@@ -62,7 +62,7 @@ func (o Options) withDefaults() Options {
 		o.Observer = noObserver{}
 	}
 	if o.Incarnation == "" {
-		o.Incarnation = fmt.Sprintf("%08x", rand.Uint32()) //nolint:gosec // a name, not a secret
+		o.Incarnation = fmt.Sprintf("%08x", rand.Uint32())
 	}
 	if o.Log.GetSink() == nil {
 		o.Log = logr.Discard()

@@ -167,6 +167,57 @@ func TestGroup_AnIdleYoungerLosesItsGroupToAnOlder(t *testing.T) {
 	})
 }
 
+func TestGroup_TheYoungerStartsWhenTheOlderMovesAway(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		older, younger := pair()
+		r.w.onOpen = func(_ context.Context, s Spec) error {
+			if s.Key == older.Key {
+				return errDown
+			}
+			return nil
+		}
+		r.acquire(older)
+		wantInUse(t, r.acquire(younger), "shop/older")
+		r.acquire(at(older, 2, "other:9876"))
+		r.wantState(younger.Key, Running)
+	})
+}
+
+func TestGroup_TheOlderDoesNotWaitForAnOpenOfTheYounger(t *testing.T) {
+	inBubble(t, func(_ *testing.T, r *rig) {
+		older, younger := pair()
+		r.w.onOpen = func(ctx context.Context, s Spec) error {
+			if s.Key == older.Key {
+				return nil
+			}
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		r.acquire(younger)
+		r.acquire(older)
+		r.wantState(older.Key, Running)
+		r.wantState(younger.Key, Failed)
+	})
+}
+
+// One that lost its group while it was first in the queue for a slot must not stand in the way of those behind it.
+func TestGroup_ALoserLeavesTheQueue(t *testing.T) {
+	inBubble(t, func(_ *testing.T, r *rig) {
+		free := make(chan struct{})
+		r.w.onOpen = until(free)
+		for i := range 8 {
+			r.acquire(producer(name("p", i), name("p", i)))
+		}
+		older, younger := pair()
+		r.acquire(younger)
+		r.wantState(younger.Key, Starting)
+		r.acquire(older)
+		r.wantState(younger.Key, Failed)
+		close(free)
+		r.wantState(older.Key, Running)
+	})
+}
+
 func TestGroup_MovingToATakenPlaceKeepsTheOldClient(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		older, younger := pair()
