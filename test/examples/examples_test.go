@@ -36,11 +36,15 @@ func folder(t *testing.T) string {
 	return dir
 }
 
-// available skips, loudly, what cannot run on this machine; the examples' languages are not needed to build or run the operator.
+// available skips, loudly, what cannot run on this machine; the examples' languages are not needed to build or run the operator. In CI, which
+// installs them, it fails: an example that silently does not run is as good as untested.
 func (p program) available(t *testing.T) {
 	t.Helper()
 	for _, tool := range p.needs {
 		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatalf("this example needs %s on the PATH; .ci/run installs it", tool)
+			}
 			t.Skipf("NOT RUN: this example needs %s on the PATH", tool)
 		}
 	}
