@@ -125,7 +125,7 @@ func validateProperties(m *Message) error {
 }
 
 func propertyError(name, value string) error {
-	problem := ""
+	var problem string
 	switch {
 	case name == "":
 		return Errorf(InvalidMessage, "properties", "a property has an empty name")

@@ -123,21 +123,19 @@ func (k *kit) send(p driver.Producer, msgs ...*driver.Message) {
 }
 
 // sendBatch stores msgs in one call.
-func (k *kit) sendBatch(p driver.Producer, msgs ...*driver.Message) []driver.SendResult {
+func (k *kit) sendBatch(p driver.Producer, msgs ...*driver.Message) {
 	k.Helper()
 	results := p.Send(k.within(k.facts.Open), msgs[0].Topic, msgs)
 	if len(results) != len(msgs) {
 		k.Fatalf("Send of %d messages answered %d results", len(msgs), len(results))
 	}
-	for i, r := range results {
-		if r.Err != nil {
+	for i, m := range msgs {
+		if r := results[i]; r.Err != nil {
 			k.Fatalf("message %d of %d was not stored: %v", i, len(msgs), r.Err)
-		}
-		if r.MessageID != msgs[i].ID {
-			k.Fatalf("message %d was sent with id %q and answered with %q", i, msgs[i].ID, r.MessageID)
+		} else if r.MessageID != m.ID {
+			k.Fatalf("message %d was sent with id %q and answered with %q", i, m.ID, r.MessageID)
 		}
 	}
-	return results
 }
 
 // fetch takes exactly n messages.

@@ -56,7 +56,7 @@ func (k *kit) attempts(conn driver.Connection, topic string) map[string]func(con
 
 // nobody is an address that refuses connections.
 func (k *kit) nobody() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(k.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		k.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func caseOpenCancelled(k *kit) {
 }
 
 func caseAddressRefused(k *kit) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(k.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		k.Fatal(err)
 	}

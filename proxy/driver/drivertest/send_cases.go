@@ -6,6 +6,7 @@ package drivertest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -160,7 +161,8 @@ func caseBadMessages(k *kit) {
 			continue
 		}
 		k.want(fmt.Sprintf("message with a bad %s", fields[i]), r.Err, driver.InvalidMessage)
-		if e, ok := r.Err.(*driver.Error); !ok || e.Field != fields[i] {
+		var e *driver.Error
+		if !errors.As(r.Err, &e) || e.Field != fields[i] {
 			k.Errorf("the error must name field %q: %v", fields[i], r.Err)
 		}
 	}

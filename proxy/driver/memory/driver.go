@@ -5,6 +5,7 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 	"time"
@@ -167,8 +168,8 @@ func subscriptionField(i int, rest string) string {
 
 // inField says which field of the object an error is about.
 func inField(err error, field string) error {
-	e, ok := err.(*driver.Error)
-	if !ok {
+	var e *driver.Error
+	if !errors.As(err, &e) {
 		return err
 	}
 	return &driver.Error{Reason: e.Reason, Field: field, Message: e.Message, Err: e.Err}
