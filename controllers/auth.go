@@ -86,7 +86,7 @@ func (a *Authorizer) Authenticate(ctx context.Context, token string) (server.Cal
 		lane = a.known
 	}
 	caller, err := lane.ask(ctx, key, func(ctx context.Context) (server.Caller, error) { return a.review(ctx, token) })
-	if err == nil {
+	if err == nil && lane == a.others {
 		a.seen.add(key)
 	}
 	return caller, err
