@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -112,14 +113,26 @@ func (op *Operator) start(o OperatorOptions) error {
 	op.cmd.Env = append(append(os.Environ(), "KUBECONFIG="+filepath.Join(op.Dir, "kubeconfig")), o.Env...)
 	op.cmd.Stdout, op.cmd.Stderr = log, log
 	op.cmd.SysProcAttr = childAttributes()
-	if err := op.cmd.Start(); err != nil {
+	started := make(chan error, 1)
+	go op.run(started) // ends with the process; Stop and Kill wait for it
+	if err := <-started; err != nil {
 		return fmt.Errorf("start the operator: %w", err)
 	}
-	go func() { // ends with the process; Stop and Kill wait for it
-		op.err = op.cmd.Wait()
-		close(op.exited)
-	}()
 	return nil
+}
+
+// run starts the process and reaps it. Both happen on one locked thread: the kernel's "parent died" signal means the death of the *thread*
+// that started the child, and Go ends idle threads at will (golang/go#27505); a test would see its operator drain for no reason.
+func (op *Operator) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := op.cmd.Start()
+	started <- err
+	if err != nil {
+		return
+	}
+	op.err = op.cmd.Wait()
+	close(op.exited)
 }
 
 func (op *Operator) waitReady(ctx context.Context) error {
@@ -163,6 +176,9 @@ func (op *Operator) Stop() error {
 	}
 }
 
+// Signal sends any other signal to the operator; SIGSTOP and SIGCONT freeze it and let it go on.
+func (op *Operator) Signal(s syscall.Signal) error { return op.cmd.Process.Signal(s) }
+
 // Kill ends the operator with SIGKILL and waits until it is gone.
 func (op *Operator) Kill() error {
 	if err := op.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -200,13 +216,19 @@ func Loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // freePorts asks the kernel for four free ports and holds them all until the last is known, so that they differ.
 func freePorts() (Ports, error) {
+	var listeners []net.Listener
+	defer func() {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+	}()
 	var got [4]int
 	for i := range got {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			return Ports{}, err
+			return Ports{}, fmt.Errorf("find a free port: %w", err)
 		}
-		defer func() { _ = l.Close() }()
+		listeners = append(listeners, l)
 		got[i] = l.Addr().(*net.TCPAddr).Port
 	}
 	return Ports{GRPC: got[0], HTTP: got[1], Probe: got[2], Metrics: got[3]}, nil
