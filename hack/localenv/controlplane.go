@@ -123,6 +123,15 @@ func (c *ControlPlane) Output(ctx context.Context, args ...string) (string, erro
 
 // Apply applies a manifest given as text.
 func (c *ControlPlane) Apply(ctx context.Context, manifest string) error {
+	return c.withManifest(ctx, manifest, "apply")
+}
+
+// Delete deletes what a manifest given as text names and waits until it is gone. What is not there is no error.
+func (c *ControlPlane) Delete(ctx context.Context, manifest string) error {
+	return c.withManifest(ctx, manifest, "delete", "--ignore-not-found")
+}
+
+func (c *ControlPlane) withManifest(ctx context.Context, manifest string, args ...string) error {
 	file, err := os.CreateTemp(c.work, "apply-*.yaml")
 	if err != nil {
 		return err
@@ -134,7 +143,7 @@ func (c *ControlPlane) Apply(ctx context.Context, manifest string) error {
 	if err := file.Close(); err != nil {
 		return err
 	}
-	return c.Kubectl(ctx, io.Discard, "apply", "-f", file.Name())
+	return c.Kubectl(ctx, io.Discard, append(args, "-f", file.Name())...)
 }
 
 // ServiceAccountToken makes a token; audience empty = the API server's own.

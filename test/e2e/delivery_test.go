@@ -31,14 +31,32 @@ type traffic struct {
 	failed   chan error
 }
 
+// planTraffic gives names only; begin does the rest.
+func planTraffic(t *testing.T, c *cluster, op *localenv.Operator) *traffic {
+	t.Helper()
+	return &traffic{t: t, c: c, op: op, name: unique(t), topic: c.topic(t, 8), ledger: load.NewLedger()}
+}
+
 // newTraffic applies the objects, waits for Ready and starts streams receivers, each on the connection that dial gives.
 func newTraffic(t *testing.T, c *cluster, op *localenv.Operator, streams int, dial func() *grpc.ClientConn) *traffic {
 	t.Helper()
-	f := &traffic{t: t, c: c, op: op, name: unique(t), topic: c.topic(t, 8), ledger: load.NewLedger(), failed: make(chan error, streams+1)}
-	c.apply(t, producer(f.name, f.topic), consumer(f.name, "g_"+f.name, f.topic, "ackDeadlineSeconds: 10"))
-	c.waitReady(t, "rmqp/"+f.name, "rmqc/"+f.name)
-	ctx, stop := context.WithCancel(t.Context())
-	f.stop = stop
+	f := planTraffic(t, c, op)
+	f.begin(streams, dial)
+	return f
+}
+
+// apply applies both objects; extra lines belong to both specs.
+func (f *traffic) apply(extra ...string) {
+	f.t.Helper()
+	f.c.apply(f.t, producer(f.name, f.topic, extra...), consumer(f.name, "g_"+f.name, f.topic, append([]string{"ackDeadlineSeconds: 10"}, extra...)...))
+}
+
+func (f *traffic) begin(streams int, dial func() *grpc.ClientConn, extra ...string) {
+	f.t.Helper()
+	f.apply(extra...)
+	f.c.waitReady(f.t, f.objects()...)
+	ctx, stop := context.WithCancel(f.t.Context())
+	f.stop, f.failed = stop, make(chan error, streams)
 	for range streams {
 		connection := dial()
 		f.receives.Go(func() {
@@ -47,19 +65,41 @@ func newTraffic(t *testing.T, c *cluster, op *localenv.Operator, streams int, di
 			}
 		})
 	}
-	t.Cleanup(func() { stop(); f.receives.Wait() })
-	return f
+	f.t.Cleanup(func() { stop(); f.receives.Wait() })
 }
+
+func (f *traffic) objects() []string { return []string{"rmqp/" + f.name, "rmqc/" + f.name} }
 
 // send sends to the end and fails the test when something was refused for good.
 func (f *traffic) send(messages, callers int, pause time.Duration) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Minute)
 	defer cancel()
-	err := load.Send(ctx, f.c.dial(f.t, f.op), f.ledger, load.SendOptions{
+	must(f.t, load.Send(ctx, f.c.dial(f.t, f.op), f.ledger, f.sends(messages, callers, pause)))
+}
+
+func (f *traffic) sends(messages, callers int, pause time.Duration) load.SendOptions {
+	return load.SendOptions{
 		Producer: load.Object{Namespace: namespace, Name: f.name}, Prefix: f.name, Messages: messages, Callers: callers, Bytes: 1024, Pause: pause,
-	})
-	must(f.t, err)
+	}
+}
+
+// sendInBackground sends until the returned function is called, which waits for the senders and fails the test when something was refused
+// for good. It may be called once only.
+func (f *traffic) sendInBackground(o load.SendOptions) (finish func()) {
+	f.t.Helper()
+	connection := f.c.dial(f.t, f.op)
+	ctx, enough := context.WithTimeout(f.t.Context(), 10*time.Minute)
+	ended := make(chan error, 1)
+	o.Enough = make(chan struct{})
+	go func() { ended <- load.Send(ctx, connection, f.ledger, o) }()
+	return func() {
+		f.t.Helper()
+		close(o.Enough)
+		err := <-ended
+		enough()
+		must(f.t, err)
+	}
 }
 
 // finish waits until everything is acknowledged, checks the ledger and the broker's own figures, and deletes the objects.
@@ -90,7 +130,7 @@ func (f *traffic) finish() load.Counts {
 	if err := f.ledger.Check(); err != nil {
 		f.t.Error(err)
 	}
-	f.c.delete(f.t, "rmqp/"+f.name, "rmqc/"+f.name)
+	f.c.delete(f.t, f.objects()...)
 	counts := f.ledger.Counts()
 	f.t.Logf("ledger: %+v", counts)
 	return counts

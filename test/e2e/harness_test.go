@@ -154,7 +154,7 @@ func (c *cluster) operator(t *testing.T, o localenv.OperatorOptions, allowed ...
 	must(t, err)
 	o.Binary = managerPath(root)
 	if o.HostID == "" {
-		o.HostID = strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))
+		o.HostID = unique(t)
 	}
 	if o.NameServers == nil {
 		o.NameServers = c.broker.NameServers()
@@ -235,7 +235,15 @@ func manifest(kind, name string, lines []string) string {
 // apply applies manifests and deletes what they name at the end of the test (the delete must come to its end).
 func (c *cluster) apply(t *testing.T, manifests ...string) {
 	t.Helper()
-	must(t, c.control.Apply(t.Context(), strings.Join(manifests, "---\n")))
+	all := strings.Join(manifests, "---\n")
+	must(t, c.control.Apply(t.Context(), all))
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // t.Context() has ended
+		defer cancel()
+		if err := c.control.Delete(ctx, all); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+	})
 }
 
 // delete deletes an object and waits until it is gone.
@@ -272,6 +280,38 @@ func (c *cluster) condition(t *testing.T, object, kind string) (status, reason, 
 		}
 	}
 	return "", "", ""
+}
+
+// waitGeneration waits until the newest generation of each object is Ready: a Ready that was left from an earlier one does not count.
+func (c *cluster) waitGeneration(t *testing.T, within time.Duration, objects ...string) {
+	t.Helper()
+	for _, object := range objects {
+		eventually(t, within, object+" Ready in its newest generation", func() error {
+			out, err := c.control.Output(t.Context(), "get", "-n", namespace, object, "-o",
+				`jsonpath={.metadata.generation} {.status.conditions[?(@.type=="Ready")].observedGeneration} {.status.conditions[?(@.type=="Ready")]}`)
+			if err != nil {
+				return err
+			}
+			fields := strings.SplitN(out, " ", 3)
+			if len(fields) != 3 || fields[0] != fields[1] || !strings.Contains(fields[2], `"status":"True"`) {
+				return fmt.Errorf("generation, observed generation, Ready: %s", out)
+			}
+			return nil
+		})
+	}
+}
+
+// awaitCondition waits until a condition is False for a reason, and returns its message.
+func (c *cluster) awaitCondition(t *testing.T, within time.Duration, object, kind, reason string) (message string) {
+	t.Helper()
+	eventually(t, within, object+": "+kind+" tells "+reason, func() error {
+		var status, got string
+		if status, got, message = c.condition(t, object, kind); status != "False" || got != reason {
+			return fmt.Errorf("%s=%q reason %q message %q", kind, status, got, message)
+		}
+		return nil
+	})
+	return message
 }
 
 // eventually waits for a fact that no watch tells.

@@ -29,20 +29,16 @@ func TestAnObjectThatCannotWorkSaysWhyAndCanBeDeleted(t *testing.T) {
 		{"nothing listens at the name server", "rmqp/wrong-ns", producer("wrong-ns", topic, `connection: {nameServers: ["127.0.0.1:1"]}`), "Connected", "BrokerUnavailable", "127.0.0.1:1"},
 		{"an address that is not on the allow-list", "rmqp/meta", producer("meta", topic, `connection: {nameServers: ["169.254.169.254:80"]}`), "Ready", "AddressRefused", "169.254.169.254"},
 		{"the Secret is missing", "rmqp/no-secret", producer("no-secret", topic, `connection: {credentialsSecretRef: {name: nowhere}}`), "CredentialsReady", "SecretNotFound", "nowhere"},
-		{"the Secret lacks a key", "rmqp/no-key", producer("no-key", topic, `connection: {credentialsSecretRef: {name: half}}`), "CredentialsReady", "SecretInvalid", "secretKey"},
+		{"the Secret lacks a key", "rmqp/no-key", producer("no-key", topic, `connection: {credentialsSecretRef: {name: half}}`), "CredentialsReady", "SecretKeyMissing", "secretKey"},
 		{"the topic does not exist", "rmqp/no-topic", producer("no-topic", "nowhere"), "Ready", "TopicNotFound", "nowhere"},
 		{"the SQL filter does not parse", "rmqc/bad-sql", manifest("Consumer", "bad-sql", []string{"group: g_bad_sql", fmt.Sprintf(`subscriptions: [{topic: %s, filter: {sql: "a >"}}]`, topic)}), "Ready", "InvalidFilter", "filter"},
 		{"an older Consumer has the group", "rmqc/younger", consumer("younger", taken, topic), "Accepted", "GroupInUse", taken},
 	} {
 		t.Run(refused.name, func(t *testing.T) {
 			c.apply(t, refused.manifest)
-			eventually(t, 30*time.Second, refused.condition+" tells "+refused.reason, func() error {
-				status, reason, message := c.condition(t, refused.object, refused.condition)
-				if status != "False" || reason != refused.reason || !strings.Contains(message, refused.says) {
-					return fmt.Errorf("%s=%q reason %q message %q", refused.condition, status, reason, message)
-				}
-				return nil
-			})
+			if message := c.awaitCondition(t, 30*time.Second, refused.object, refused.condition, refused.reason); !strings.Contains(message, refused.says) {
+				t.Errorf("%s says %q, not a word of %q", refused.condition, message, refused.says)
+			}
 			if took := c.delete(t, refused.object); took > 40*time.Second {
 				t.Errorf("delete took %s", took)
 			}

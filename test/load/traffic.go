@@ -30,13 +30,17 @@ type SendOptions struct {
 	Topic    string
 	// Prefix starts each id; ids are unique for a prefix.
 	Prefix string
+	// Enough, when closed, ends Send after the messages that are under way; nil = never.
+	Enough chan struct{}
 	// Messages in total, from Callers goroutines, Bytes each.
 	Messages, Callers, Bytes int
 	// Pause between two sends of a caller.
 	Pause time.Duration
+	// Stubborn also retries FAILED_PRECONDITION, for tests in which somebody repairs the object meanwhile.
+	Stubborn bool
 }
 
-// Send sends until all messages have an OK or ctx ends. What may be retried is retried with the same id, as the docs tell applications to.
+// Send sends until all messages have an OK, Enough is closed or ctx ends. What may be retried is retried with the same id, as the docs tell applications to.
 // The error is the first refusal that may not be retried.
 func Send(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o SendOptions) error {
 	client := proxyv1alpha1.NewProducerServiceClient(connection)
@@ -48,7 +52,7 @@ func Send(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o SendOpt
 		wg.Go(func() {
 			for {
 				n := int(next.Add(1))
-				if n > o.Messages || ctx.Err() != nil {
+				if n > o.Messages || over(ctx) || o.enough() {
 					return
 				}
 				if err := sendOne(ctx, client, l, o, fmt.Sprintf("%s-%d", o.Prefix, n)); err != nil {
@@ -91,11 +95,20 @@ func sendOne(ctx context.Context, client proxyv1alpha1.ProducerServiceClient, l 
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if !Retryable(err) {
+		if !Retryable(err) && (!o.Stubborn || status.Code(err) != codes.FailedPrecondition) {
 			return fmt.Errorf("send %s: %w", id, err)
 		}
 		l.Count(func(c *Counts) { c.SendRetries++ })
 		Backoff(ctx, try)
+	}
+}
+
+func (o *SendOptions) enough() bool {
+	select {
+	case <-o.Enough:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -137,7 +150,7 @@ func Receive(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o Rece
 	for try := 0; ctx.Err() == nil; try++ {
 		l.Count(func(c *Counts) { c.Streams++ })
 		err := r.stream(ctx)
-		if ctx.Err() != nil {
+		if over(ctx) { // how a stream ends that nobody wants any more tells nothing
 			return nil
 		}
 		if err != nil && !errors.Is(err, io.EOF) && !Retryable(err) && status.Code(err) != codes.FailedPrecondition {
@@ -147,12 +160,15 @@ func Receive(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o Rece
 			try = 0
 		}
 		Backoff(ctx, try)
-		if err := r.ackUnary(ctx); err != nil && ctx.Err() == nil {
+		if err := r.ackUnary(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// over reports whether the caller has had enough.
+func over(ctx context.Context) bool { return ctx.Err() != nil }
 
 // receiver is one application's receiving loop; used from one goroutine.
 type receiver struct {
@@ -238,7 +254,7 @@ func (r *receiver) ackUnary(ctx context.Context) error {
 		answer, err := r.client.Ack(call, &proxyv1alpha1.AckRequest{Namespace: r.options.Consumer.Namespace, Consumer: r.options.Consumer.Name, AckTokens: tokens})
 		cancel()
 		switch {
-		case ctx.Err() != nil:
+		case over(ctx):
 			return nil
 		case err == nil:
 			r.results(answer.GetResults())
