@@ -26,6 +26,9 @@ func TestTheLibraryIsTheOneThatWeKnow(t *testing.T) {
 	if _, err := fieldAs[*sync.Map](c.library, "defaultConsumer", "processQueueTable"); err != nil {
 		t.Error(err)
 	}
+	if err := p.learnRoutes(t.Context()); err != nil {
+		t.Error(err)
+	}
 	// On clients that run: closing the name server's connection must do no harm, the library makes a new one.
 	if err := closeNameServer(p.library, "client"); err != nil {
 		t.Error(err)

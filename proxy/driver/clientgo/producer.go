@@ -5,8 +5,10 @@ package clientgo
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,6 +58,9 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 	p.labels = labelled(context.Background(), p.label)
 	if err := p.start(); err != nil {
 		return nil, err
+	}
+	if err := p.learnRoutes(ctx); err != nil {
+		p.logQuietly("The library looks for the topics only when something is sent", err)
 	}
 	p.watching.Go(func() { p.health.watch(p.gate.life, p.check) })
 	return p, nil
@@ -109,6 +114,29 @@ func (p *producer) start() error {
 	return err
 }
 
+// learnRoutes makes the library fetch the topics' routes now and not with the first send, which would fail while the name servers are away.
+func (p *producer) learnRoutes(ctx context.Context) error {
+	servers, err := field(p.library, "client", "option", "Namesrv")
+	if err != nil {
+		return err
+	}
+	learn := reflect.ValueOf(servers).MethodByName("UpdateTopicRouteInfo")
+	if !learn.IsValid() || learn.Type().NumIn() != 1 || learn.Type().In(0).Kind() != reflect.String {
+		return fmt.Errorf("%T has no UpdateTopicRouteInfo of a topic", servers)
+	}
+	_, err = call(ctx, p.label, "learn the routes", func() error {
+		for _, topic := range p.cfg.Topics {
+			learn.Call([]reflect.Value{reflect.ValueOf(wire.WithNamespace(p.cfg.Connection.Namespace, topic))})
+		}
+		return nil
+	})
+	return err
+}
+
+func (p *producer) logQuietly(msg string, err error) {
+	p.driver.log.V(verboseError).Info(msg, "group", p.cfg.Group, "reason", err.Error())
+}
+
 func (p *producer) options() []library.Option {
 	compressAbove := math.MaxInt
 	if p.cfg.CompressAbove > 0 {
@@ -157,7 +185,7 @@ func (p *producer) shutdown() error {
 	err := guarded("shut the producer down", p.library.Shutdown)
 	// 3. What it forgets. If that fails the server ends the connection after its idle time; Leftovers counts it until then.
 	if err := closeNameServer(p.library, "client"); err != nil {
-		p.driver.log.V(verboseError).Info("The library's connection to the name server stays open", "reason", err.Error())
+		p.logQuietly("The library's connection to the name server stays open", err)
 	}
 	p.driver.delist(p.label)
 	return err
