@@ -17,6 +17,7 @@ import (
 )
 
 func TestAnswersFindTheirCallersInAnyOrder(t *testing.T) {
+	noLeaks(t)
 	// The peer holds the first hundred requests back and answers them in reverse.
 	const n = 100
 	var mu sync.Mutex
@@ -42,6 +43,7 @@ func TestAnswersFindTheirCallersInAnyOrder(t *testing.T) {
 }
 
 func TestAConnectionThatBreaksAnswersEveryWaiter(t *testing.T) {
+	noLeaks(t)
 	arrived := make(chan struct{}, 10)
 	p := answering(t, func(*Command) *Command { arrived <- struct{}{}; return nil })
 	client := newClient(t, connectionTo(p.address()))
@@ -68,6 +70,7 @@ func TestAConnectionThatBreaksAnswersEveryWaiter(t *testing.T) {
 }
 
 func TestTheNextRequestAfterABrokenConnectionDialsAgain(t *testing.T) {
+	noLeaks(t)
 	p := answering(t, func(c *Command) *Command { return &Command{Body: c.Body} })
 	client := newClient(t, connectionTo(p.address()))
 	for range 20 {
@@ -79,6 +82,7 @@ func TestTheNextRequestAfterABrokenConnectionDialsAgain(t *testing.T) {
 }
 
 func TestGarbageEndsTheConnectionAndIsAnError(t *testing.T) {
+	noLeaks(t)
 	for name, reply := range map[string]string{
 		"text":            "HTTP/1.1 400 Bad Request\r\n\r\n",
 		"a huge length":   "\x7f\xff\xff\xff\x00\x00\x00\x02",
@@ -100,6 +104,7 @@ func TestGarbageEndsTheConnectionAndIsAnError(t *testing.T) {
 }
 
 func TestAnswersThatNobodyAskedForAreDropped(t *testing.T) {
+	noLeaks(t)
 	p := newPeer(t, func(socket net.Conn) {
 		stray, _ := AppendFrame(nil, &Command{Opaque: 99, Flag: flagResponse})
 		_, _ = socket.Write(stray)
@@ -111,6 +116,7 @@ func TestAnswersThatNobodyAskedForAreDropped(t *testing.T) {
 }
 
 func TestRequestsOfThePeerReachTheHandler(t *testing.T) {
+	noLeaks(t)
 	p := newPeer(t, func(socket net.Conn) {
 		ask, _ := AppendFrame(nil, &Command{Code: 39, Flag: flagOneWay})
 		_, _ = socket.Write(ask)
@@ -128,6 +134,7 @@ func TestRequestsOfThePeerReachTheHandler(t *testing.T) {
 }
 
 func TestCloseAnswersWaitersAndLaterCallers(t *testing.T) {
+	noLeaks(t)
 	p := silent(t)
 	client := New(connectionTo(p.address()), Options{})
 	errs := make(chan error, 1)
@@ -152,6 +159,7 @@ func TestCloseAnswersWaitersAndLaterCallers(t *testing.T) {
 }
 
 func TestOneSilentConnectionFailsAllItsRequestsOnceADeadlineHasPassed(t *testing.T) {
+	noLeaks(t)
 	p := silent(t)
 	client := newClient(t, connectionTo(p.address()))
 	patient := make(chan error, 1)
@@ -172,6 +180,7 @@ func TestOneSilentConnectionFailsAllItsRequestsOnceADeadlineHasPassed(t *testing
 }
 
 func TestAnImpatientCallerDoesNotEndAGoodConnection(t *testing.T) {
+	noLeaks(t)
 	p := answering(t, func(c *Command) *Command {
 		if c.Code == 9 {
 			return nil
@@ -193,6 +202,7 @@ func TestAnImpatientCallerDoesNotEndAGoodConnection(t *testing.T) {
 }
 
 func TestNameServersAreTriedInTurn(t *testing.T) {
+	noLeaks(t)
 	var asked atomic.Int32
 	good := answering(t, func(*Command) *Command { asked.Add(1); return &Command{Body: []byte(routeBody)} })
 	dead := unusedAddress(t)
@@ -208,6 +218,7 @@ func TestNameServersAreTriedInTurn(t *testing.T) {
 }
 
 func TestNameServersThatAllFailKeepTheReason(t *testing.T) {
+	noLeaks(t)
 	refuse := func(string) error { return errors.New("not on the list") }
 	for _, c := range []struct {
 		name       string
@@ -231,6 +242,7 @@ func TestNameServersThatAllFailKeepTheReason(t *testing.T) {
 }
 
 func TestARefusedAddressIsNeverDialled(t *testing.T) {
+	noLeaks(t)
 	p := silent(t)
 	_, port, _ := net.SplitHostPort(p.address())
 	var seen []string
