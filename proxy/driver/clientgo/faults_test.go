@@ -226,3 +226,38 @@ func TestANamespacePrefixesEverythingAndIsNeverSeen(t *testing.T) {
 		t.Errorf("a group of the same name outside the namespace got %v", waits)
 	}
 }
+
+// TestASilentReceiverKeepsItsLeases is upstream #941 on a real broker: a receiver with a window of ten is silent for longer than the library
+// tolerates a pull loop that stands still, and acknowledges then. The bound itself is tested with synthetic time in inlet_test.go.
+func TestASilentReceiverKeepsItsLeases(t *testing.T) {
+	if !long() {
+		t.Skip("NOT RUN: takes three minutes, needs LONG=1")
+	}
+	const sent = 400
+	h := newHarness(t, shared.Cluster(t))
+	topic := h.NewTopic(t, 2)
+	p := h.openProducer(t, h.producerConfig(topic))
+	c := h.openConsumer(t, h.consumerConfig(h.NewGroup(t), topic))
+	sendSome(t, p, topic, sent)
+	window := receive(t, c, 10, 5*time.Minute)
+	time.Sleep(150 * time.Second)
+	acknowledge(t, c, window...)
+	seen := map[string]bool{}
+	for _, r := range window {
+		seen[r.ID] = true
+	}
+	if _, waits := c.leases.progress(); waits[topic] > 2*(prefetchMessages+pullBatch) {
+		t.Errorf("%d messages wait in this process, the bound is %d", waits[topic], 2*(prefetchMessages+pullBatch))
+	}
+	for range sent - len(window) {
+		r := receive(t, c, 1, time.Minute)[0]
+		if seen[r.ID] || r.Attempt != 1 {
+			t.Fatalf("message %s came again, attempt %d", r.ID, r.Attempt)
+		}
+		seen[r.ID] = true
+		acknowledge(t, c, r)
+	}
+	if rs, err := c.Fetch(within(t, 3*time.Second), driver.FetchRequest{MaxMessages: 1, MaxBytes: 1, Lease: time.Minute}); err == nil {
+		t.Errorf("message %s came again, attempt %d", rs[0].ID, rs[0].Attempt)
+	}
+}
