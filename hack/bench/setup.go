@@ -64,7 +64,11 @@ func (b *bench) start(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if b.broker, err = rocketmq.Start(ctx, rocketmq.Options{Measure: true, Log: os.Stderr}); err != nil {
+	if b.broker, err = rocketmq.Start(ctx, rocketmq.Options{
+		Measure: true, Log: os.Stderr,
+		// On two shared cores the default of 200 ms makes "broker busy" of a slow moment, and the raw client gives up on that.
+		ExtraBrokerConf: map[string]string{"waitTimeMillsInSendQueue": "2000", "osPageCacheBusyTimeOutMills": "5000"},
+	}); err != nil {
 		return err
 	}
 	b.stops = append(b.stops, b.broker.Stop)

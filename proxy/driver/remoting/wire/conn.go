@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	readBufferBytes  = 64 << 10
-	writeBufferBytes = 64 << 10
+	// Small, because there is a connection per object and most are idle: 200 objects with 64 KiB each way cost 25 MiB. Bodies larger than the
+	// buffer are read straight into their place.
+	readBufferBytes  = 4 << 10
+	writeBufferBytes = 4 << 10
 	// writeTimeout bounds one write to the socket. A peer that takes nothing for so long is gone.
 	writeTimeout = 10 * time.Second
 	// halfOpenAfter is how long a request must have waited before its deadline counts against the connection: the impatience of one
