@@ -18,12 +18,22 @@ import (
 // reviewTimeout bounds one question to the API server.
 const reviewTimeout = 5 * time.Second
 
+// While the API server cannot be asked, the last good answer counts on: the data plane lives without the API server. A clear no is never
+// overruled, and an answer older than trustedFor is worth nothing.
+const (
+	trustedFor = 10 * time.Minute
+	// patience bounds how long a caller with a good old answer waits for a new one, againAfter how soon the next caller asks again after
+	// that was in vain.
+	patience   = time.Second
+	againAfter = 15 * time.Second
+)
+
 // asker asks slow questions: an answer is kept for a while, the same question is asked once at a time, and only so many are under way. It is safe
 // for concurrent use. A question is asked by the goroutine of the first who wants to know; there is no other goroutine.
 type asker[T any] struct {
 	ttl     time.Duration
-	answers *utilcache.LRUExpireCache
-	turns   chan struct{} // a place for each question under way
+	answers *utilcache.LRUExpireCache // of answer[T], good ones for trustedFor, others for ttl
+	turns   chan struct{}             // a place for each question under way
 	mu      sync.Mutex
 	flights map[string]*flight[T] // guarded by mu
 	queue   int                   // most flights at a time, those waiting for their turn included
@@ -32,6 +42,8 @@ type asker[T any] struct {
 type answer[T any] struct {
 	value T
 	err   error
+	// given is when the API server said so, fresh until when nobody asks again.
+	given, fresh time.Time
 }
 
 type flight[T any] struct {
@@ -50,25 +62,61 @@ var errTooManyQuestions = errors.New("too many callers wait for the API server's
 
 // ask answers from the cache, joins the same question under way, or asks.
 func (a *asker[T]) ask(ctx context.Context, key string, question func(context.Context) (T, error)) (T, error) {
-	if kept, found := a.answers.Get(key); found {
-		return kept.(answer[T]).value, kept.(answer[T]).err
+	old, known := a.kept(key)
+	if known && time.Now().Before(old.fresh) {
+		return old.value, old.err
 	}
 	f, first, err := a.board(key)
+	if err == nil && first {
+		limit := reviewTimeout
+		if known {
+			limit = patience
+		}
+		a.fly(ctx, limit, key, f, question)
+	}
+	if err == nil && !first {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			var none T
+			return none, ctx.Err()
+		}
+	}
+	if err == nil {
+		err = f.err
+	}
+	if known && err != nil && !isNo(err) {
+		a.trust(key, old)
+		return old.value, nil
+	}
 	if err != nil {
 		var none T
 		return none, err
 	}
-	if first {
-		a.fly(ctx, key, f, question)
-		return f.value, f.err
+	return f.value, nil
+}
+
+// kept is what is remembered for key. An old answer that was not a yes is worth nothing.
+func (a *asker[T]) kept(key string) (answer[T], bool) {
+	entry, found := a.answers.Get(key)
+	if !found {
+		return answer[T]{}, false
 	}
-	select {
-	case <-f.done:
-		return f.value, f.err
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
+	kept := entry.(answer[T])
+	return kept, kept.err == nil || time.Now().Before(kept.fresh)
+}
+
+// trust lets an old good answer count a little longer, but no longer than trustedFor in all.
+func (a *asker[T]) trust(key string, old answer[T]) {
+	if left := trustedFor - time.Since(old.given); left > 0 {
+		old.fresh = time.Now().Add(min(againAfter, left))
+		a.answers.Add(key, old, left)
 	}
+}
+
+// isNo reports whether err is the API server's answer and not its absence.
+func isNo(err error) bool {
+	return errors.Is(err, server.ErrUnauthenticated) || errors.Is(err, server.ErrForbidden)
 }
 
 func (a *asker[T]) board(key string) (f *flight[T], first bool, err error) {
@@ -85,9 +133,9 @@ func (a *asker[T]) board(key string) (f *flight[T], first bool, err error) {
 	return f, true, nil
 }
 
-// fly asks, for everybody who joined: when the one who came first goes away, the question is still answered.
-func (a *asker[T]) fly(ctx context.Context, key string, f *flight[T], question func(context.Context) (T, error)) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
+// fly asks, for everybody who joined: when the one who came first goes away, the question is still answered, within limit.
+func (a *asker[T]) fly(ctx context.Context, limit time.Duration, key string, f *flight[T], question func(context.Context) (T, error)) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	defer func() {
 		a.mu.Lock()
@@ -103,7 +151,12 @@ func (a *asker[T]) fly(ctx context.Context, key string, f *flight[T], question f
 		return
 	}
 	f.value, f.err = question(ctx)
-	if f.err == nil || errors.Is(f.err, server.ErrUnauthenticated) || errors.Is(f.err, server.ErrForbidden) {
+	f.given = time.Now()
+	f.fresh = f.given.Add(a.ttl)
+	switch {
+	case f.err == nil:
+		a.answers.Add(key, f.answer, trustedFor)
+	case isNo(f.err):
 		a.answers.Add(key, f.answer, a.ttl)
 	}
 }
