@@ -178,7 +178,7 @@ func (c *ControlPlane) operatorKubeconfig(ctx context.Context, path, server stri
 
 // APIServerAddress is the API server's host:port.
 func (c *ControlPlane) APIServerAddress() string {
-	return strings.TrimPrefix(c.env.Config.Host, "https://")
+	return strings.TrimSuffix(strings.TrimPrefix(c.env.Config.Host, "https://"), "/")
 }
 
 // command runs a program to its end. Interrupted, it gets SIGINT and five seconds.

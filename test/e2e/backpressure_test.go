@@ -19,7 +19,7 @@ import (
 // maxInFlight, costs no memory, and loses nothing.
 func TestSeedReport_AFullChannelDropsNoMessage(t *testing.T) {
 	c := start(t)
-	silent, deadline := 25*time.Second, 10*time.Second
+	silent, deadline := 15*time.Second, 10*time.Second
 	if long() {
 		silent, deadline = 150*time.Second, 60*time.Second
 	}

@@ -85,12 +85,37 @@ func (f *traffic) awaitReplaced(old []string) {
 	f.c.waitGeneration(f.t, 30*time.Second, f.objects()...)
 }
 
-// TestCredentialsThatAreRotatedUnderLoadLoseNothing is tests.md D10 on a broker that checks them.
+// awaitRefused waits until both objects say that the credentials are refused, and checks that they do not say which ones.
+func (f *traffic) awaitRefused(secrets ...rocketmq.Credentials) {
+	f.t.Helper()
+	for _, object := range f.objects() {
+		for _, kind := range []string{"CredentialsReady", "Ready"} {
+			message := f.c.awaitCondition(f.t, 90*time.Second, object, kind, "CredentialsRefused")
+			for _, secret := range secrets {
+				if strings.Contains(message, secret.SecretKey) {
+					f.t.Errorf("%s of %s holds a secret: %s", kind, object, message)
+				}
+			}
+		}
+	}
+}
+
+// TestCredentialsThatAreRotatedUnderLoadLoseNothing is tests.md D10 on a broker that checks them: wrong from the start; then, under load,
+// replaced by another user's, by wrong ones, and by the right ones again. The long form goes on with a secret that changes in place.
 func TestCredentialsThatAreRotatedUnderLoadLoseNothing(t *testing.T) {
 	c := withACL(t)
 	op := c.operator(t, localenv.OperatorOptions{})
 	f := planTraffic(t, c, op)
 	one, two := f.user("one"), f.user("two")
+	wrong := rocketmq.Credentials{AccessKey: two.AccessKey, SecretKey: "not-the-secret"}
+	f.secret(wrong)
+	f.apply(f.withSecret())
+	f.awaitRefused(wrong, two)
+	code, answer, err := op.Post(t.Context(), c.appToken, "/v1alpha1/namespaces/"+namespace+"/producers/"+f.name+":send", `{"messages":[{"text":"a"}]}`)
+	must(t, err)
+	if code != http.StatusBadRequest || !strings.Contains(string(answer), "CredentialsRefused") {
+		t.Errorf("a send answered %d %s; expected 400 with CredentialsRefused", code, answer)
+	}
 	f.secret(one)
 	f.begin(3, func() *grpc.ClientConn { return c.dial(t, op) }, f.withSecret())
 	finish := f.sendInBackground(f.sends(math.MaxInt, 16, 10*time.Millisecond))
@@ -105,27 +130,24 @@ func TestCredentialsThatAreRotatedUnderLoadLoseNothing(t *testing.T) {
 	f.awaitAcked(500)
 
 	second := f.members()
-	f.secret(rocketmq.Credentials{AccessKey: two.AccessKey, SecretKey: "not-the-secret"})
+	f.secret(wrong)
 	f.nudge(32)
-	for _, object := range f.objects() {
-		for _, kind := range []string{"CredentialsReady", "Ready"} {
-			message := c.awaitCondition(t, 90*time.Second, object, kind, "CredentialsRefused")
-			if strings.Contains(message, "not-the-secret") || strings.Contains(message, two.SecretKey) {
-				t.Errorf("%s of %s holds a secret: %s", kind, object, message)
-			}
-		}
-	}
+	f.awaitRefused(wrong, two)
 	f.awaitAcked(500)
 	if now := f.members(); !slices.Equal(now, second) {
 		t.Errorf("the old client %q did not go on serving while the new credentials were wrong: %q", second, now)
 	}
-
 	f.secret(two)
 	c.waitGeneration(t, 60*time.Second, f.objects()...)
 	f.awaitAcked(500)
 	finish()
-	if retries := f.ledger.Counts().SendRetries; retries != 0 {
-		t.Errorf("%d sends had to be tried again", retries)
+	counts := f.ledger.Counts()
+	if counts.SendRetries != 0 {
+		t.Errorf("%d sends had to be tried again", counts.SendRetries)
+	}
+	t.Logf("rotated to another user, to wrong credentials and back: %+v", counts)
+	if long() {
+		f.rotateInPlace(two)
 	}
 	must(t, c.control.Kubectl(t.Context(), discard{}, "delete", "secret", "-n", namespace, f.name)) // a delete needs no Secret
 	f.finish()
@@ -156,40 +178,21 @@ func (f *traffic) awaitNoOldProducer() {
 	})
 }
 
-// TestASecretThatChangesInPlaceIsFollowed has the rotation that cannot be seamless: the user's secret changes at the broker first, so
-// that for a while the client holds one that is refused. It must be said, and end by itself once the Secret is right.
-func TestASecretThatChangesInPlaceIsFollowed(t *testing.T) {
-	c := withACL(t)
-	op := c.operator(t, localenv.OperatorOptions{})
-	f := planTraffic(t, c, op)
-	user := f.user("user")
-	f.secret(rocketmq.Credentials{AccessKey: user.AccessKey, SecretKey: "wrong-from-the-start"})
-	f.apply(f.withSecret())
-	for _, object := range f.objects() {
-		for _, kind := range []string{"CredentialsReady", "Ready"} {
-			c.awaitCondition(t, 30*time.Second, object, kind, "CredentialsRefused")
-		}
-	}
-	code, answer, err := op.Post(t.Context(), c.appToken, "/v1alpha1/namespaces/"+namespace+"/producers/"+f.name+":send", `{"messages":[{"text":"a"}]}`)
-	must(t, err)
-	if code != http.StatusBadRequest || !strings.Contains(string(answer), "CredentialsRefused") {
-		t.Errorf("a send answered %d %s; expected 400 with CredentialsRefused", code, answer)
-	}
-	f.secret(user)
-	f.begin(3, func() *grpc.ClientConn { return c.dial(t, op) }, f.withSecret())
-
+// rotateInPlace is the rotation that cannot be seamless: the user's secret changes at the broker first, so that for a while the client holds one
+// that is refused. It must be said, and end by itself once the Secret is right.
+func (f *traffic) rotateInPlace(user rocketmq.Credentials) {
+	f.t.Helper()
 	o := f.sends(math.MaxInt, 8, 20*time.Millisecond)
-	o.Stubborn = true
+	o.Prefix, o.Stubborn = o.Prefix+"-in-place", true
 	finish := f.sendInBackground(o)
 	f.awaitAcked(300)
-	rotated, err := c.broker.RotateSecret(t.Context(), user.AccessKey)
-	must(t, err)
-	c.awaitCondition(t, 60*time.Second, "rmqp/"+f.name, "CredentialsReady", "CredentialsRefused")
+	rotated, err := f.c.broker.RotateSecret(f.t.Context(), user.AccessKey)
+	must(f.t, err)
+	f.awaitRefused(user, rotated)
 	f.secret(rotated)
 	began := time.Now()
-	c.waitGeneration(t, 90*time.Second, f.objects()...)
+	f.c.waitGeneration(f.t, 90*time.Second, f.objects()...)
 	f.awaitAcked(300)
-	t.Logf("serving again %s after the Secret was right", time.Since(began).Round(100*time.Millisecond))
+	f.t.Logf("secret changed in place: serving again %s after the Secret was right", time.Since(began).Round(100*time.Millisecond))
 	finish()
-	f.finish()
 }

@@ -6,6 +6,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"testing"
 	"time"
@@ -136,13 +137,6 @@ func (f *traffic) finish() load.Counts {
 	return counts
 }
 
-func messages() int {
-	if long() {
-		return 20000
-	}
-	return 5000
-}
-
 func TestEverySendOKIsAckedAndHashesAreEqual(t *testing.T) {
 	c := start(t)
 	op := c.operator(t, localenv.OperatorOptions{})
@@ -188,15 +182,19 @@ func TestNothingAcknowledgedIsLostWhenReceiversAreReset(t *testing.T) {
 		t.Cleanup(func() { _ = connection.Close() })
 		return connection
 	})
-	resets := make(chan int, 1)
-	done, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	period, resets := 20*time.Second, make(chan int, 1)
+	if !long() {
+		period = 10 * time.Second
+	}
+	done, stop := context.WithTimeout(t.Context(), period)
 	defer stop()
+	finish := f.sendInBackground(f.sends(math.MaxInt, 64, 100*time.Millisecond))
 	go func() { resets <- resetEvery(done, between, 2*time.Second) }()
-	f.send(messages(), 64, 200*time.Millisecond*64/time.Duration(max(1, messages()/100)))
 	n := <-resets
+	finish()
 	counts := f.finish()
-	if n < 8 {
-		t.Errorf("only %d resets", n)
+	if expected := int(period/(2*time.Second)) - 2; n < expected {
+		t.Errorf("only %d resets in %s", n, period)
 	}
 	t.Logf("%d resets: %d duplicates, %d streams", n, counts.Duplicates, counts.Streams)
 }

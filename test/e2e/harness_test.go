@@ -169,6 +169,9 @@ func (c *cluster) operator(t *testing.T, o localenv.OperatorOptions, allowed ...
 			}
 		}
 		checkLog(t, op, allowed)
+		if t.Failed() {
+			t.Logf("the operator's last words:\n%s", op.LastLogLines(60))
+		}
 	})
 	return op
 }
@@ -246,11 +249,11 @@ func (c *cluster) apply(t *testing.T, manifests ...string) {
 	})
 }
 
-// delete deletes an object and waits until it is gone.
+// delete deletes objects and waits until they are gone; those that are gone already are no error.
 func (c *cluster) delete(t *testing.T, objects ...string) time.Duration {
 	t.Helper()
 	began := time.Now()
-	must(t, c.control.Kubectl(t.Context(), io.Discard, append([]string{"delete", "-n", namespace, "--timeout=90s"}, objects...)...))
+	must(t, c.control.Kubectl(t.Context(), io.Discard, append([]string{"delete", "-n", namespace, "--ignore-not-found", "--timeout=90s"}, objects...)...))
 	return time.Since(began)
 }
 
