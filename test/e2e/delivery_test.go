@@ -90,7 +90,7 @@ func (f *traffic) sends(messages, callers int, pause time.Duration) load.SendOpt
 func (f *traffic) sendInBackground(o load.SendOptions) (finish func()) {
 	f.t.Helper()
 	connection := f.c.dial(f.t, f.op)
-	ctx, enough := context.WithTimeout(f.t.Context(), 10*time.Minute)
+	ctx, enough := context.WithCancel(f.t.Context())
 	ended := make(chan error, 1)
 	o.Enough = make(chan struct{})
 	go func() { ended <- load.Send(ctx, connection, f.ledger, o) }()
