@@ -20,6 +20,8 @@ type Caller struct {
 	UID    string
 	Groups []string
 	Extra  map[string][]string
+	// Digest may be set by an Authorizer for its own use: equal for equal callers only. The server does not look at it.
+	Digest string
 }
 
 // Authorizer decides who may do what. It is safe for concurrent use, answers within ctx, and caches, bounded in time (at most 30 s, so that a

@@ -23,7 +23,7 @@ import (
 )
 
 // streamWorkers are goroutines that grpc-go keeps for calls; a call that finds none free gets its own.
-const streamWorkers = 32
+const streamWorkers = 64
 
 // newGRPC makes the gRPC server with every service registered.
 func (s *Server) newGRPC(config *tls.Config) {
