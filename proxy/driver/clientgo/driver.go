@@ -23,7 +23,8 @@ const maxLease = 10 * time.Minute
 // Driver opens clients of the library. Make one with New.
 type Driver struct {
 	log logr.Logger
-	// serial makes the pprof label of each client unique in the process, also when a client id is used again.
+	// mark begins the pprof labels of this driver's clients; serial makes each unique, also when a client id is used again.
+	mark   string
 	serial atomic.Uint64
 
 	mu   sync.Mutex
@@ -35,8 +36,11 @@ func New(log logr.Logger) (*Driver, error) {
 	if err := prepareLibrary(log); err != nil {
 		return nil, err
 	}
-	return &Driver{log: log, live: make(map[string]struct{})}, nil
+	return &Driver{log: log, mark: fmt.Sprintf("%d/", drivers.Add(1)), live: make(map[string]struct{})}, nil
 }
+
+// drivers counts the drivers of the process: one, but for tests.
+var drivers atomic.Uint64
 
 // Name implements driver.Driver.
 func (d *Driver) Name() string { return Name }
@@ -56,7 +60,7 @@ func (d *Driver) Leftovers() map[string]int { return d.countLeftovers() }
 
 // enlist makes a label for a new client; its goroutines are ours until delist.
 func (d *Driver) enlist(id driver.ClientID) string {
-	label := fmt.Sprintf("%s#%d", id, d.serial.Add(1))
+	label := fmt.Sprintf("%s%s#%d", d.mark, id, d.serial.Add(1))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.live[label] = struct{}{}

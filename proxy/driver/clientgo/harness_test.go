@@ -57,7 +57,7 @@ func (h *harness) Facts() drivertest.Facts {
 	f := drivertest.Facts{
 		// A slow moment of a broker that shares two cores with the test must not look like a broken promise.
 		Late: 2 * time.Second, Open: 20 * time.Second, SQL: true,
-		RestartBroker: h.restart,
+		RestartBroker: h.restart, MaxMessageBytes: largest,
 	}
 	if !h.user.IsZero() {
 		wrong := h.Connection()

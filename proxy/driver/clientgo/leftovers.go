@@ -42,7 +42,7 @@ func (d *Driver) countLeftovers() map[string]int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, g := range groups {
-		if _, live := d.live[g.label]; g.label != "" && !live {
+		if _, live := d.live[g.label]; !live && strings.HasPrefix(g.label, d.mark) {
 			counts[g.name()] += g.count
 		}
 	}

@@ -132,14 +132,13 @@ func (p *producer) store(ctx context.Context, topic string, request []entry) {
 func (p *producer) persist(ctx context.Context, topic string, request []entry) (*primitive.SendResult, error) {
 	avoid := ""
 	for try := 0; ; try++ {
-		choice := newChoice(avoid)
-		result, err := p.try(ctx, topic, request, choice)
-		if err == nil || try >= p.cfg.Retries || !worthAnother(err) {
-			return result, err
+		a := p.try(ctx, topic, request, avoid)
+		if a.err == nil || try >= p.cfg.Retries || !worthAnother(a.err) {
+			return a.result, a.err
 		}
-		avoid = choice.BrokerName
+		avoid = a.broker
 		if !pause(ctx, retryPause) {
-			return nil, p.ended(ctx, err)
+			return nil, p.ended(ctx, a.err)
 		}
 	}
 }
@@ -176,20 +175,22 @@ func (p *producer) ended(ctx context.Context, last error) error {
 	return driver.Errorf(driver.Timeout, "", "the time for the send is over; before that: %w", last)
 }
 
-// answer is what a try brought.
+// answer is what a try brought. broker is the one that was asked; empty = not known.
 type answer struct {
 	result *primitive.SendResult
+	broker string
 	err    error
 }
 
 // try sends one request once. It returns by ctx's end or SendTimeout: the library may wait for another caller's attempt to connect, under a
 // lock and without a context, so the call runs in a goroutine of its own; that ends when the attempt does and is waited for by Close.
-func (p *producer) try(ctx context.Context, topic string, request []entry, choice *primitive.MessageQueue) (*primitive.SendResult, error) {
+func (p *producer) try(ctx context.Context, topic string, request []entry, avoid string) answer {
 	if ctx.Err() != nil {
-		return nil, p.ended(ctx, nil)
+		return answer{err: p.ended(ctx, nil)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.SendTimeout)
 	defer cancel()
+	choice := newChoice(avoid)
 	msgs := p.encode(topic, request, choice)
 	done := make(chan answer, 1)
 	p.gate.inside.Add(1) // we are inside, so it cannot be zero
@@ -201,6 +202,7 @@ func (p *producer) try(ctx context.Context, topic string, request []entry, choic
 			a.result, err = p.library.SendSync(ctx, msgs...)
 			return err
 		})
+		a.broker = choice.BrokerName // the selector writes it in this goroutine
 		done <- a
 	}()
 	select {
@@ -212,7 +214,7 @@ func (p *producer) try(ctx context.Context, topic string, request []entry, choic
 	case a := <-done: // both came; an answer is better
 		return p.judge(a)
 	default:
-		return nil, p.ended(ctx, nil)
+		return answer{err: p.ended(ctx, nil)}
 	}
 }
 
@@ -230,20 +232,26 @@ func (p *producer) encode(topic string, request []entry, choice *primitive.Messa
 }
 
 // judge turns the library's answer into ours: OK is only what is stored as safely as the broker is configured to.
-func (p *producer) judge(a answer) (*primitive.SendResult, error) {
-	if a.err != nil {
-		if p.gate.life.Err() != nil {
-			return nil, errClosed()
-		}
-		return nil, sendError(a.err)
-	}
-	switch a.result.Status {
-	case primitive.SendOK:
-		return a.result, nil
-	case primitive.SendFlushDiskTimeout, primitive.SendFlushSlaveTimeout, primitive.SendSlaveNotAvailable:
-		return nil, driver.Errorf(driver.NotReplicated, "", "stored, but not flushed or replicated in time (status %d); a retry may duplicate", a.result.Status)
+func (p *producer) judge(a answer) answer {
+	switch {
+	case a.err != nil && p.gate.life.Err() != nil:
+		a.err = errClosed()
+	case a.err != nil:
+		a.err = sendError(a.err)
 	default:
-		return nil, driver.Errorf(driver.Unavailable, "", "the library answered with status %d", a.result.Status)
+		a.err = statusError(a.result.Status)
+	}
+	return a
+}
+
+func statusError(status primitive.SendStatus) error {
+	switch status {
+	case primitive.SendOK:
+		return nil
+	case primitive.SendFlushDiskTimeout, primitive.SendFlushSlaveTimeout, primitive.SendSlaveNotAvailable:
+		return driver.Errorf(driver.NotReplicated, "", "stored, but not flushed or replicated in time (status %d); a retry may duplicate", status)
+	default:
+		return driver.Errorf(driver.Unavailable, "", "the library answered with status %d", status)
 	}
 }
 
