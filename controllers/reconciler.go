@@ -75,12 +75,7 @@ const (
 
 // Reconcile is one pass over one object. The order of its steps is the host protocol; see doc.go.
 func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	obj := r.newObject()
-	err := r.client.Get(ctx, req.NamespacedName, obj)
-	if err == nil && r.names.takeDoubt(r.key(obj)) {
-		obj = r.newObject()
-		err = r.reader.Get(ctx, req.NamespacedName, obj)
-	}
+	obj, err := r.view(ctx, req.NamespacedName)
 	if client.IgnoreNotFound(err) != nil {
 		return r.failed(ctx, fmt.Errorf("read %s %s: %w", r.kind(), req.NamespacedName, err))
 	}
@@ -103,6 +98,18 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return r.failed(ctx, err)
 	}
 	return ctrl.Result{RequeueAfter: soonest(result.RequeueAfter, draining)}, nil
+}
+
+// view reads the object from the cache, or from the API server when the cache may be behind the own last write: a pass that compared what it
+// wants with such an old status would find them equal, write nothing, and nobody would be woken to correct what the last pass has written.
+func (r *reconciler) view(ctx context.Context, name types.NamespacedName) (object, error) {
+	obj := r.newObject()
+	err := r.client.Get(ctx, name, obj)
+	if err == nil && r.names.mayBeBehind(r.key(obj), obj.GetResourceVersion()) {
+		obj = r.newObject()
+		err = r.reader.Get(ctx, name, obj)
+	}
+	return obj, err
 }
 
 func (r *reconciler) key(obj object) registry.Key {
@@ -220,9 +227,10 @@ func (r *reconciler) desired(ctx context.Context, obj object) (registry.Spec, dr
 }
 
 // confirm is the look at the API server right before a client starts: it must still be the same object, carry the finalizer, and not be
-// dying; and this host must still be known to those who remove finalizers. Without it a cache that lags would start clients nobody stops.
+// dying; and this host must still be known to those who remove finalizers. Without it a cache that lags would start clients nobody stops. A no
+// needs no other pass: what the cache does not show yet comes as an event.
 func (r *reconciler) confirm(obj object) func(ctx context.Context) error {
-	key, name, uid := r.key(obj), client.ObjectKeyFromObject(obj), obj.GetUID()
+	name, uid := client.ObjectKeyFromObject(obj), obj.GetUID()
 	return func(ctx context.Context) error {
 		select {
 		case <-r.host.Lost():
@@ -236,7 +244,6 @@ func (r *reconciler) confirm(obj object) func(ctx context.Context) error {
 		}
 		if err != nil || current.GetUID() != uid || !current.GetDeletionTimestamp().IsZero() ||
 			!controllerutil.ContainsFinalizer(current, proxyv1alpha1.Finalizer) {
-			r.names.doubt(key)
 			return registry.ErrNotLive
 		}
 		return nil

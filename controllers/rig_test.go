@@ -6,6 +6,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"sigs.k8s.io/yaml"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -51,6 +54,8 @@ type operatorOptions struct {
 	config     *rest.Config
 	newClient  client.NewClientFunc
 	renewEvery time.Duration
+	// auditInterval is a second when absent.
+	auditInterval time.Duration
 	// leaseDuration and renewEvery are the host's; absent: its defaults.
 	leaseDuration time.Duration
 	allowed       []string
@@ -116,6 +121,9 @@ func (o operatorOptions) withDefaults() operatorOptions {
 	if o.config == nil {
 		o.config = restConfig
 	}
+	if o.auditInterval == 0 {
+		o.auditInterval = time.Second
+	}
 	return o
 }
 
@@ -143,7 +151,7 @@ func (op *operator) wire() {
 	})
 	op.controls, err = Setup(op.mgr, Options{
 		Host: op.host, Registry: op.registry, Waker: op.waker, Drivers: o.drivers, DefaultNameServers: o.defaults, Addresses: addresses,
-		Namespaces: []string{o.namespace}, Endpoint: "proxy.test:8081", Observer: op.observer, AuditInterval: time.Second,
+		Namespaces: []string{o.namespace}, Endpoint: "proxy.test:8081", Observer: op.observer, AuditInterval: o.auditInterval,
 	})
 	must(t, err)
 }
@@ -193,15 +201,19 @@ type opener struct {
 	mu      sync.Mutex
 	running map[string]int // clients by UID
 	opened  map[string]int // ever, by UID
+	peak    map[string]int // most clients at a time, by UID
 	fail    func(registry.Spec) error
 	// block holds every Open until it is closed; blockDrain every Drain.
 	block, blockDrain chan struct{}
 	// beforeOpen is called after the entry was confirmed, right before the client counts as running.
 	beforeOpen func(registry.Spec)
 	probe      func(registry.Spec) error
+	health     error // of every client that runs
 }
 
-func newOpener() *opener { return &opener{running: map[string]int{}, opened: map[string]int{}} }
+func newOpener() *opener {
+	return &opener{running: map[string]int{}, opened: map[string]int{}, peak: map[string]int{}}
+}
 
 func (o *opener) set(change func(o *opener)) {
 	o.mu.Lock()
@@ -231,6 +243,7 @@ func (o *opener) Open(ctx context.Context, spec registry.Spec, _ driver.ClientID
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.running[spec.UID]++
+	o.peak[spec.UID] = max(o.peak[spec.UID], o.running[spec.UID])
 	o.opened[spec.UID]++
 	return &testClient{opener: o, spec: spec}, nil
 }
@@ -274,7 +287,6 @@ type testClient struct {
 	opener *opener
 	spec   registry.Spec
 	once   sync.Once
-	err    error // guarded by opener.mu
 }
 
 func (c *testClient) Drain(ctx context.Context) registry.DrainReport {
@@ -304,7 +316,7 @@ func (c *testClient) Close(context.Context) error {
 func (c *testClient) Err() error {
 	c.opener.mu.Lock()
 	defer c.opener.mu.Unlock()
-	return c.err
+	return c.opener.health
 }
 
 func (c *testClient) Update(registry.Spec) bool { return false }
@@ -359,4 +371,87 @@ func (op *operator) waitGone(o object, within time.Duration) {
 	if n := op.opener.runningNow(string(uid)); n != 0 {
 		op.t.Errorf("%d clients run although the object has gone", n)
 	}
+}
+
+func (o *opener) setHealth(err error) { o.set(func(o *opener) { o.health = err }) }
+
+func (o *countingObserver) auditsNow() []registry.AuditReport {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.audits)
+}
+
+func confirmAlways(context.Context) error { return nil }
+
+func toYAML(t testing.TB, o any) string {
+	t.Helper()
+	b, err := yaml.Marshal(o)
+	must(t, err)
+	return string(b)
+}
+
+// in is the same operator, for the use of a subtest.
+func (op *operator) in(t *testing.T) *operator {
+	return &operator{t: t, options: op.options, opener: op.opener, host: op.host, registry: op.registry, waker: op.waker, controls: op.controls, observer: op.observer}
+}
+
+func (o *opener) most(uid string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.peak[uid]
+}
+
+// deadline is a context that ends with the test or after d.
+func deadline(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// frozenCache makes the cached reads of hosts stand still at one version of one object.
+type frozenCache struct {
+	mu     sync.Mutex
+	at     *proxyv1alpha1.Producer // nil = the cache is as it is
+	looked int
+}
+
+func (f *frozenCache) wrap(config *rest.Config, options client.Options) (client.Client, error) {
+	c, err := client.New(config, options)
+	return &frozenClient{Client: c, cache: f}, err
+}
+
+func (f *frozenCache) freeze(o *proxyv1alpha1.Producer) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at, f.looked = o.DeepCopy(), 0
+}
+
+func (f *frozenCache) thaw() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.at = nil
+}
+
+func (f *frozenCache) looks() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.looked
+}
+
+type frozenClient struct {
+	client.Client
+	cache *frozenCache
+}
+
+func (c *frozenClient) Get(ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	c.cache.mu.Lock()
+	p, is := o.(*proxyv1alpha1.Producer)
+	if is && c.cache.at != nil && key == client.ObjectKeyFromObject(c.cache.at) {
+		defer c.cache.mu.Unlock()
+		c.cache.looked++
+		c.cache.at.DeepCopyInto(p)
+		return nil
+	}
+	c.cache.mu.Unlock()
+	return c.Client.Get(ctx, key, o, opts...)
 }

@@ -139,7 +139,18 @@ func (r *reconciler) applyStatus(ctx context.Context, obj object, want *proxyv1a
 	u := r.applied(obj)
 	u.SetResourceVersion(obj.GetResourceVersion())
 	u.Object["status"] = status
-	return r.client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(statusManager), client.ForceOwnership)
+	err = r.client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(statusManager), client.ForceOwnership)
+	r.noteWrite(obj, u, err)
+	return err
+}
+
+// noteWrite remembers that the cache may be behind. After an error nobody knows what was stored.
+func (r *reconciler) noteWrite(obj object, answer *unstructured.Unstructured, err error) {
+	version := answer.GetResourceVersion()
+	if err != nil {
+		version = "unknown"
+	}
+	r.names.setWrote(r.key(obj), version)
 }
 
 // applyOwnEntry writes this host's entry, or takes it back when entry is nil, and answers the object as it is now. It has no
@@ -153,11 +164,12 @@ func (r *reconciler) applyOwnEntry(ctx context.Context, obj object, entry *proxy
 		}
 		u.Object["status"] = map[string]any{"hosts": []any{item}}
 	}
-	return r.applyHosts(ctx, u, r.host.Name())
+	return r.applyHosts(ctx, obj, u, r.host.Name())
 }
 
-func (r *reconciler) applyHosts(ctx context.Context, u *unstructured.Unstructured, host string) (object, error) {
+func (r *reconciler) applyHosts(ctx context.Context, obj object, u *unstructured.Unstructured, host string) (object, error) {
 	err := r.client.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(hostManager(host)), client.ForceOwnership)
+	r.noteWrite(obj, u, err)
 	if err != nil {
 		return nil, err
 	}
@@ -191,7 +203,7 @@ func (r *reconciler) collectDead(ctx context.Context, obj object) error {
 	for _, host := range r.hostsWithoutLease(obj, peers) {
 		u := r.applied(obj)
 		u.SetResourceVersion(obj.GetResourceVersion())
-		if _, err := r.applyHosts(ctx, u, host); err != nil {
+		if _, err := r.applyHosts(ctx, obj, u, host); err != nil {
 			return fmt.Errorf("collect the entry of host %s, which is gone: %w", host, err)
 		}
 		return nil // the object has another version now; the next pass goes on

@@ -23,8 +23,8 @@ type tracker struct {
 	names map[registry.Key]types.NamespacedName
 	// byName lists the UIDs seen under a name that may still have an entry in the registry.
 	byName map[kindName]map[registry.Key]struct{}
-	// doubtful: a look at the API server before a start contradicted the cache; the next pass reads uncached.
-	doubtful map[registry.Key]struct{}
+	// wrote is the version that this process's last write of a status made, until a pass has started from it or read uncached.
+	wrote map[registry.Key]string
 }
 
 type kindName struct {
@@ -33,10 +33,7 @@ type kindName struct {
 }
 
 func newTracker() *tracker {
-	return &tracker{
-		names: map[registry.Key]types.NamespacedName{}, byName: map[kindName]map[registry.Key]struct{}{},
-		doubtful: map[registry.Key]struct{}{},
-	}
+	return &tracker{names: map[registry.Key]types.NamespacedName{}, byName: map[kindName]map[registry.Key]struct{}{}, wrote: map[registry.Key]string{}}
 }
 
 // remember records that key goes by name.
@@ -61,7 +58,7 @@ func (t *tracker) forget(key registry.Key) {
 		delete(t.byName, of)
 	}
 	delete(t.names, key)
-	delete(t.doubtful, key)
+	delete(t.wrote, key)
 }
 
 func (t *tracker) name(key registry.Key) (types.NamespacedName, bool) {
@@ -91,19 +88,20 @@ func (t *tracker) all() []registry.Key {
 	return slices.Collect(maps.Keys(t.names))
 }
 
-func (t *tracker) doubt(key registry.Key) {
+// setWrote records the version of an own write.
+func (t *tracker) setWrote(key registry.Key, version string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.doubtful[key] = struct{}{}
+	t.wrote[key] = version
 }
 
-// takeDoubt reports and clears the doubt.
-func (t *tracker) takeDoubt(key registry.Key) bool {
+// mayBeBehind reports whether a version from the cache may be older than the own last write, and forgets that write.
+func (t *tracker) mayBeBehind(key registry.Key, version string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	_, found := t.doubtful[key]
-	delete(t.doubtful, key)
-	return found
+	wrote, found := t.wrote[key]
+	delete(t.wrote, key)
+	return found && wrote != version
 }
 
 // Waker turns the registry's Notify into passes of the controllers. Notify never blocks: the controller's work queue is what coalesces.

@@ -347,6 +347,9 @@ func (w *world) settled() error {
 			return fmt.Errorf("%s (%s) is still dying: finalizers %v, hosts %v", o.Name, o.UID, o.Finalizers, o.Status.Hosts)
 		}
 		live[o.UID] = true
+		if ready := conditionOf(o, proxyv1alpha1.ConditionReady); ready.Status != metav1.ConditionTrue || len(o.Status.Hosts) > 0 {
+			return fmt.Errorf("%s (%s) runs, but its status says Ready %s %s and lists %v", o.Name, o.UID, ready.Status, ready.Reason, o.Status.Hosts)
+		}
 	}
 	for _, p := range w.processes {
 		if p.dead || p.gone {
@@ -447,6 +450,30 @@ func (w *world) request(words ...string) *parkedCall {
 	}
 	w.fail("no request %q is under way, only %q", words, all)
 	return nil
+}
+
+// until grants the other requests of a host until it makes the one that contains all words, and answers that.
+func (w *world) until(host string, words ...string) *parkedCall {
+	w.t.Helper()
+	for range 50 {
+		synctest.Wait()
+		w.verify()
+		var other *parkedCall
+		for _, c := range w.requests() {
+			if !strings.HasPrefix(c.what, host+": ") {
+				continue
+			}
+			if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(c.what, word) }) {
+				return c
+			}
+			other = c
+		}
+		if other == nil {
+			break
+		}
+		w.grant(other, true)
+	}
+	return w.request(words...)
 }
 
 // let grants the request that contains all words, and waits until its caller has gone on.
