@@ -151,14 +151,20 @@ func (a *asker[T]) fly(ctx context.Context, limit time.Duration, key string, f *
 		return
 	}
 	f.value, f.err = question(ctx)
-	f.given = time.Now()
-	f.fresh = f.given.Add(a.ttl)
+	f.answer = a.keep(key, f.answer)
+}
+
+// keep remembers what the API server has just said.
+func (a *asker[T]) keep(key string, said answer[T]) answer[T] {
+	said.given = time.Now()
+	said.fresh = said.given.Add(a.ttl)
 	switch {
-	case f.err == nil:
-		a.answers.Add(key, f.answer, trustedFor)
-	case isNo(f.err):
-		a.answers.Add(key, f.answer, a.ttl)
+	case said.err == nil:
+		a.answers.Add(key, said, trustedFor)
+	case isNo(said.err):
+		a.answers.Add(key, said, a.ttl)
 	}
+	return said
 }
 
 // boundedSet remembers the keys that were added or seen last. Safe for concurrent use.

@@ -5,11 +5,15 @@ package controllers
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/server"
 )
@@ -58,4 +62,44 @@ func TestCallersThatWereValidAreServedWhileTheAPIServerIsAway(t *testing.T) {
 			})
 		})
 	}
+}
+
+// apiServer answers TokenReviews while it is up.
+type apiServer struct {
+	client.Client
+	away error
+}
+
+func (s *apiServer) Create(_ context.Context, obj client.Object, _ ...client.CreateOption) error {
+	if s.away != nil {
+		return s.away
+	}
+	review := obj.(*authenticationv1.TokenReview)
+	review.Status = authenticationv1.TokenReviewStatus{
+		Authenticated: true, Audiences: review.Spec.Audiences, User: authenticationv1.UserInfo{Username: "system:serviceaccount:shop:orders"},
+	}
+	return nil
+}
+
+// TestATokenIsBelievedWhileTheAPIServerIsAwayButNotBeyondItsEnd: a token that was reviewed once had no answer in the lane of known callers, so that
+// a stream ended when its right was looked at again; and one that expired meanwhile must not profit.
+func TestATokenIsBelievedWhileTheAPIServerIsAwayButNotBeyondItsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &apiServer{}
+		a := NewAuthorizer(AuthOptions{Client: api, Audience: "ours"})
+		claims := fmt.Sprintf(`{"aud":"ours","exp":%d}`, time.Now().Add(2*time.Minute).Unix())
+		token := "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
+		if _, err := a.Authenticate(t.Context(), token); err != nil {
+			t.Fatal(err)
+		}
+		api.away = errors.New("connection refused")
+		time.Sleep(time.Minute)
+		if caller, err := a.Authenticate(t.Context(), token); err != nil || caller.Name != "system:serviceaccount:shop:orders" {
+			t.Errorf("a minute later: %q, %v", caller.Name, err)
+		}
+		time.Sleep(2 * time.Minute)
+		if _, err := a.Authenticate(t.Context(), token); !errors.Is(err, server.ErrUnauthenticated) {
+			t.Errorf("after the token's end: %v", err)
+		}
+	})
 }

@@ -84,14 +84,21 @@ func (a *Authorizer) Authenticate(ctx context.Context, token string) (server.Cal
 	hash := sha256.Sum256([]byte(token))
 	key := string(hash[:])
 	if a.seen.has(key) {
-		// Not parsed again: that costs more than all the rest of a cached answer. One that has expired since is found by the next review.
-		return a.known.ask(ctx, key, func(ctx context.Context) (server.Caller, error) { return a.review(ctx, token) })
+		// Not parsed each time: that costs more than all the rest of a cached answer. It is when the answer is renewed, because a token that
+		// has expired since must not live on while the API server is away.
+		return a.known.ask(ctx, key, func(ctx context.Context) (server.Caller, error) {
+			if err := a.looksRight(token); err != nil {
+				return server.Caller{}, fmt.Errorf("%w: %w", server.ErrUnauthenticated, err)
+			}
+			return a.review(ctx, token)
+		})
 	}
 	if err := a.looksRight(token); err != nil {
 		return server.Caller{}, fmt.Errorf("%w: %w", server.ErrUnauthenticated, err)
 	}
 	caller, err := a.others.ask(ctx, key, func(ctx context.Context) (server.Caller, error) { return a.review(ctx, token) })
 	if err == nil {
+		a.known.keep(key, answer[server.Caller]{value: caller}) // the next look may find the API server away
 		a.seen.add(key)
 	}
 	return caller, err
