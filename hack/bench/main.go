@@ -29,6 +29,7 @@ type options struct {
 	window  time.Duration
 	write   string
 	profile string
+	only    string
 	worker  string
 	args    workerArgs
 }
@@ -39,6 +40,7 @@ func main() {
 	flag.DurationVar(&o.window, "window", 5*time.Second, "how long each contender runs in a round")
 	flag.StringVar(&o.write, "write", "", "also write the table to this file")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the proxy during unary Send to this file")
+	flag.StringVar(&o.only, "only", "", "run only the rows whose name contains this, without the figures that are taken once; nothing is written")
 	flag.StringVar(&o.worker, "worker", "", "internal: be a contender (echo, raw-send, raw-receive)")
 	flag.StringVar(&o.args.nameServer, "name-server", "", "internal: for workers")
 	flag.StringVar(&o.args.topic, "topic", "", "internal: for workers")
@@ -87,7 +89,7 @@ func benchmark(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Print("\n" + table)
-	if o.write == "" {
+	if o.write == "" || o.only != "" {
 		return nil
 	}
 	return os.WriteFile(o.write, []byte(table), 0o644)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,6 +67,9 @@ func (b *bench) measure(ctx context.Context) (string, error) {
 	figures := map[string]map[string][]figure{}
 	for round := range b.rounds {
 		for _, c := range b.contenders() {
+			if !strings.Contains(c.row, b.only) {
+				continue
+			}
 			f, err := c.run(ctx)
 			if err != nil {
 				return "", fmt.Errorf("%s, %s: %w", c.row, c.who, err)
@@ -81,6 +85,9 @@ func (b *bench) measure(ctx context.Context) (string, error) {
 		if err := b.takeProfile(ctx); err != nil {
 			return "", err
 		}
+	}
+	if b.only != "" {
+		return "", nil
 	}
 	once, err := b.measureOnce(ctx)
 	if err != nil {
