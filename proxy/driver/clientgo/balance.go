@@ -7,11 +7,13 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	library "github.com/apache/rocketmq-client-go/v2/consumer"
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
 // balance is what the rebalances of the library have said.
@@ -27,15 +29,26 @@ func (b *balance) init(cfg driver.ConsumerConfig, p *prover) {
 	for _, s := range cfg.Subscriptions {
 		b.missing[p.name(s.Topic)] = true
 	}
+	b.missing[wire.RetryTopic(p.name(cfg.Group))] = true
 }
 
-// await waits until every subscribed topic has been assigned once: from then on the client receives.
-func (b *balance) await(ctx context.Context) error {
-	select {
-	case <-b.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// nudgeEvery is how long a first assignment may take before another rebalance is asked for.
+const nudgeEvery = time.Second
+
+// await waits until the queues of every topic, that of the retries included, have been assigned once: from then on the client receives. The library
+// rebalances once at its start and then every 20 s; one request that fails in the first one would cost that long, so nudge asks for another.
+func (b *balance) await(ctx context.Context, nudge func()) error {
+	again := time.NewTicker(nudgeEvery)
+	defer again.Stop()
+	for {
+		select {
+		case <-b.done:
+			return nil
+		case <-again.C:
+			nudge()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ package clientgo
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -34,15 +35,18 @@ func (c *consumer) shutdown() error {
 	c.watching.Wait()
 	var failed []error
 	// 3. A rebalance under way ends, and none begins until the library is stopped: it could make a queue that nobody drops.
-	resume := c.holdRebalances()
-	defer resume()
+	resumeRebalances := hold(c.rebalancing)
 	// 4. The library forgets its queues: it drops each one, which wakes its loops, and writes its position without waiting for an answer. The
 	// blocked callbacks' return means nothing from here on.
 	failed = append(failed, guarded("forget the queues", c.forgetQueues))
 	// 5. What was acknowledged is committed, with an answer, before the broker learns that this member has gone.
 	failed = append(failed, c.commit())
-	// 6. Timers end, broker connections close.
+	// 6. A heartbeat under way ends before timers end and broker connections close: one that went on would connect again and leave a member in the
+	// group that takes queues and never reads them, for a minute or two.
+	resumeHeartbeats := hold(c.beating)
 	failed = append(failed, guarded("shut the consumer down", c.stopLibrary))
+	resumeHeartbeats()
+	resumeRebalances()
 	// 7. Parked loops and blocked callbacks leave.
 	c.leases.release()
 	c.wire.Close()
@@ -51,18 +55,18 @@ func (c *consumer) shutdown() error {
 }
 
 const (
-	rebalanceLimit = 10 * time.Second
-	rebalanceLook  = 2 * time.Millisecond
+	holdLimit = 10 * time.Second
+	holdLook  = 2 * time.Millisecond
 )
 
-// holdRebalances takes the lock that the library holds during each rebalance, and returns what gives it back. A rebalance asks brokers that may be
-// dead, so the wait is bounded; without the lock a queue may be made and stay behind as a leftover, nothing worse.
-func (c *consumer) holdRebalances() (resume func()) {
-	look := time.NewTicker(rebalanceLook)
+// hold takes a lock that the library holds while it does something, and returns what gives it back. What it does may be asking brokers that are dead,
+// so the wait is bounded; without the lock something may stay behind, nothing worse.
+func hold(lock *sync.Mutex) (release func()) {
+	look := time.NewTicker(holdLook)
 	defer look.Stop()
-	for limit := time.Now().Add(rebalanceLimit); time.Now().Before(limit); <-look.C {
-		if c.rebalancing.TryLock() {
-			return c.rebalancing.Unlock
+	for limit := time.Now().Add(holdLimit); time.Now().Before(limit); <-look.C {
+		if lock.TryLock() {
+			return lock.Unlock
 		}
 	}
 	return func() {}

@@ -44,6 +44,13 @@ type pushConsumer interface {
 	Rebalance()
 }
 
+// libraryClient is what this driver uses of the client inside it.
+type libraryClient interface {
+	UpdateTopicRouteInfo()
+	RebalanceImmediately()
+	SendHeartbeatToAllBrokerWithLock()
+}
+
 // consumer is a member of a group: a push consumer of the library, the table of leases, and a wire client for what the library cannot do.
 type consumer struct {
 	driver   *Driver
@@ -57,11 +64,13 @@ type consumer struct {
 	library  pushConsumer
 	// threshold is the library's bound of messages per queue; 0 stops its pulling.
 	threshold interface{ Store(int64) }
-	// rebalancing is the library's lock around each of its rebalances.
-	rebalancing *sync.Mutex
-	gate        *gate
-	health      health
-	watching    sync.WaitGroup
+	// client is the library's, which the consumer does not show.
+	client libraryClient
+	// rebalancing and beating are the library's locks around each of its rebalances and heartbeats.
+	rebalancing, beating *sync.Mutex
+	gate                 *gate
+	health               health
+	watching             sync.WaitGroup
 	// masters are the addresses of the brokers' masters, by name.
 	masters atomic.Pointer[map[string]string]
 	balance balance
@@ -82,7 +91,7 @@ func (d *Driver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfig) (d
 		return nil, err
 	}
 	c.watching.Go(func() { c.health.watch(c.gate.life, c.check) })
-	if err := c.balance.await(ctx); err != nil {
+	if err := c.balance.await(ctx, func() { c.nudge(ctx) }); err != nil {
 		c.logUndone(c.Close(ctx)) // it goes on closing when ctx has ended
 		return nil, wire.Errorf(err, "wait for the first assignment of queues to group %q", cfg.Group)
 	}
@@ -159,6 +168,18 @@ func (c *consumer) start(ctx context.Context) error {
 	return err
 }
 
+// nudge makes the library look for routes and rebalance now. It waits until that is done or ctx ends.
+func (c *consumer) nudge(ctx context.Context) {
+	_, err := call(ctx, c.label, "rebalance", func() error {
+		c.client.UpdateTopicRouteInfo()
+		c.client.RebalanceImmediately()
+		return nil
+	})
+	if err != nil {
+		c.driver.log.V(verboseError).Info("The library was not asked to rebalance", "group", c.cfg.Group, "reason", err.Error())
+	}
+}
+
 func (c *consumer) logUndone(err error) {
 	if err != nil {
 		c.driver.log.V(verboseError).Info("A consumer that was not wanted any more was shut down with an error", "group", c.cfg.Group, "reason", err.Error())
@@ -192,7 +213,13 @@ func (c *consumer) reach(made pushConsumer) (err error) {
 	if c.threshold, err = fieldAs[interface{ Store(int64) }](made, "defaultConsumer", "option", "PullThresholdForQueue"); err != nil {
 		return err
 	}
-	c.rebalancing, err = fieldAs[*sync.Mutex](made, "defaultConsumer", "client", "rbMutex")
+	if c.client, err = fieldAs[libraryClient](made, "defaultConsumer", "client"); err != nil {
+		return err
+	}
+	if c.rebalancing, err = fieldAs[*sync.Mutex](made, "defaultConsumer", "client", "rbMutex"); err != nil {
+		return err
+	}
+	c.beating, err = fieldAs[*sync.Mutex](made, "defaultConsumer", "client", "hbMutex")
 	return err
 }
 

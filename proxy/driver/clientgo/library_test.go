@@ -13,6 +13,7 @@ import (
 	"github.com/go-logr/logr/funcr"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
 // TestTheLibraryIsTheOneThatWeKnow fails when a field that this driver reaches for is gone in another version of the library.
@@ -70,14 +71,14 @@ func TestForgettingLeavesTheLibraryNoQueue(t *testing.T) {
 		table.Range(func(any, any) bool { n++; return true })
 		return n
 	}
-	for limit := time.Now().Add(20 * time.Second); count() < 9; { // eight and the retry topic's
+	for limit := time.Now().Add(30 * time.Second); count() < 9; { // eight and the retry topic's
 		if time.Now().After(limit) {
 			t.Fatalf("the library has %d queues, want 9", count())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	c.leases.close()
-	resume := c.holdRebalances()
+	resume := hold(c.rebalancing)
 	if err := c.forgetQueues(); err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +108,45 @@ func TestTheLibrarysLogKeepsMessagesOut(t *testing.T) {
 	for _, line := range lines {
 		if want := `"topic"="T"`; !contains(line, want) || contains(line, "secret") {
 			t.Errorf("line %q", line)
+		}
+	}
+}
+
+// TestAHeartbeatDuringCloseLeavesNoGhost: the library sends heartbeats beside its Shutdown, on a new connection if need be. The member that such a one
+// registers takes its share of the queues and reads none of them.
+func TestAHeartbeatDuringCloseLeavesNoGhost(t *testing.T) {
+	h := newHarness(t, shared.Cluster(t))
+	topic, group := h.NewTopic(t, 4), h.NewGroup(t)
+	asker := wire.New(h.Connection(), wire.Options{})
+	t.Cleanup(asker.Close)
+	for range 20 {
+		c := h.openConsumer(t, h.consumerConfig(group, topic))
+		stop := make(chan struct{})
+		var beating sync.WaitGroup
+		beating.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Microsecond): // Close must get its turn
+					c.client.SendHeartbeatToAllBrokerWithLock()
+				}
+			}
+		})
+		mustClose(t, c)
+		close(stop)
+		beating.Wait()
+		for limit := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			members, err := asker.Members(t.Context(), h.cluster.BrokerAddr(), group)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(members) == 0 {
+				break
+			}
+			if time.Now().After(limit) {
+				t.Fatalf("members of the group after its only consumer was closed: %q", members)
+			}
 		}
 	}
 }

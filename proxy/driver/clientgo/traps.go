@@ -15,6 +15,8 @@ package clientgo
 //     The inlet is shut and the library's table of queues is empty before Shutdown runs, each of which is enough.
 //   - Shutdown does not wait for callbacks, and their later success counts for nothing: acknowledgements end first, the position is committed with an
 //     answer, and callbacks are let go last, when their return means nothing.
+//   - A heartbeat beside Shutdown connects again and leaves a member in the group that reads nothing, for up to two minutes: Shutdown runs under the library's
+//     own lock of heartbeats. Rebalances are held back in the same way.
 //   - Shutdown leaves the name server's connection open for up to 120 s: it is closed through the library's own field.
 //   - remains: each closed consumer leaves 15 statistics goroutines, 5 of them until the next month (upstream #1147), one clean-up goroutine for
 //     ConsumeTimeout, timers in their first sleep (10 s) and polls under way (30 s). Leftovers counts them; IdleConsumers is false for this reason.
