@@ -242,11 +242,15 @@ func (b *bench) measureOnce(ctx context.Context) (onceFigures, error) {
 	return f, err
 }
 
-// takeProfile writes a CPU profile of the proxy under unary load.
+// takeProfile writes a CPU profile of the proxy under unary load, or under batches when only these rows run.
 func (b *bench) takeProfile(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() {
-		_, err := b.send(ctx, b.proxies, b.operator.PID(), 64, 1)
+		callers, batch := 64, 1
+		if b.only != "" && strings.Contains(rowBatch, b.only) {
+			callers, batch = 16, 32
+		}
+		_, err := b.send(ctx, b.proxies, b.operator.PID(), callers, batch)
 		done <- err
 	}()
 	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", localenv.Loopback(profilePort), max(1, int(b.window.Seconds())))

@@ -141,6 +141,9 @@ type rig struct {
 
 func newRig(t testing.TB, s Settings) *rig {
 	t.Helper()
+	if s.FullInAir == 0 {
+		s.FullInAir = 1 // tests of one rule at a time; whole requests have their own
+	}
 	g := &rig{p: newProducer(), seen: &watcher{}}
 	g.Queue = NewQueue(g.p, Options{Settings: s, Observer: g.seen})
 	t.Cleanup(func() { g.Close(); g.wg.Wait() })

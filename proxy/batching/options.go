@@ -13,8 +13,10 @@ import (
 type Settings struct {
 	// Enabled: what waits for a topic while requests to it are under way goes next, together. Otherwise each Send goes straight to the driver.
 	Enabled bool
-	// InAir is how many requests per topic may be under way at once. Default 2.
+	// InAir is how many requests per topic may be under way at once, whole ones not counted. Default 2.
 	InAir int
+	// FullInAir is how many may be while what waits fills a whole request, which gains nothing by waiting. Default 8.
+	FullInAir int
 	// MaxWaitingMessages and MaxWaitingBytes bound what waits over all topics: more is refused as Throttled. Defaults 10,000 and 64 MiB.
 	MaxWaitingMessages int
 	MaxWaitingBytes    int64

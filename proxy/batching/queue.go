@@ -16,6 +16,7 @@ import (
 // Defaults of Settings that are zero.
 const (
 	defaultInAir              = 2
+	defaultFullInAir          = 8
 	defaultMaxWaitingMessages = 10000
 	defaultMaxWaitingBytes    = 64 << 20
 )
@@ -74,6 +75,9 @@ func NewQueue(p driver.Producer, o Options) *Queue {
 func (s Settings) complete() Settings {
 	if s.InAir <= 0 {
 		s.InAir = defaultInAir
+	}
+	if s.FullInAir <= 0 {
+		s.FullInAir = defaultFullInAir
 	}
 	if s.MaxWaitingMessages <= 0 {
 		s.MaxWaitingMessages = defaultMaxWaitingMessages
@@ -163,13 +167,36 @@ func (q *Queue) admit(c *call) (way, *driver.Error) {
 	q.inFlight += len(c.msgs)
 	q.waiting += len(c.msgs)
 	q.waitingBytes += c.bytes
-	if t.inAir < q.settings.InAir {
-		// The slot is free although something waits: that is only the rest of a call whose earlier request is under way.
+	if q.mayStartLocked(t) {
+		// A slot is free although something waits: that is the rest of a call whose earlier request is under way, or a whole request.
 		t.inAir++
 		q.wg.Add(1)
 		go q.run(t)
 	}
 	return queued, nil
+}
+
+// mayStartLocked reports whether another request of t may be under way.
+func (q *Queue) mayStartLocked(t *topic) bool {
+	return t.inAir < q.settings.InAir || t.inAir < q.settings.FullInAir && q.fullLocked(t)
+}
+
+// fullLocked reports whether what waits for t and can go now fills a request.
+func (q *Queue) fullLocked(t *topic) bool {
+	limits := q.producer.Limits()
+	n, size := 0, int64(0)
+	for _, c := range t.calls {
+		if c.inAir {
+			continue
+		}
+		for _, m := range c.msgs[c.next:] {
+			size += m.Bytes()
+			if n++; n >= limits.Messages || size >= int64(limits.Bytes) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // overLocked refuses c when too much waits with it. A call that is alone is never refused: the server bounds one call.

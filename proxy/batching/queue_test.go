@@ -71,6 +71,21 @@ func TestRequestsUnderWayAreBoundedPerTopicAndTopicsDoNotWaitForEachOther(t *tes
 	}
 }
 
+func TestAWholeRequestDoesNotWaitForASlotButTheRestDoes(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		g := newRig(t, Settings{Enabled: true, InAir: 1, FullInAir: 3})
+		g.p.limits.Messages = 4
+		began := time.Now()
+		for i := range 16 { // one of its own, then three times four in two more slots and the first that is free, and three left over
+			g.begin(t.Context(), "t", messages(fmt.Sprint("m", i), 1, 1))
+		}
+		g.wg.Wait()
+		want(t, "most at once", g.p.most, 3)
+		wantSizes(t, g.p.sent(), 1, 4, 4, 4, 3)
+		want(t, "took", time.Since(began), 3*time.Second)
+	})
+}
+
 func TestRequestsStayWithinTheDriversLimits(t *testing.T) {
 	cases := []struct {
 		name   string

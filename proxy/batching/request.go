@@ -36,7 +36,10 @@ func (q *Queue) run(t *topic) {
 	defer q.wg.Done()
 	for {
 		q.mu.Lock()
-		b := q.gatherLocked(t)
+		var b *batch
+		if t.inAir <= q.settings.InAir || q.fullLocked(t) {
+			b = q.gatherLocked(t)
+		}
 		if b == nil {
 			q.freeSlotLocked(t)
 			q.mu.Unlock()
