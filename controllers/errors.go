@@ -48,7 +48,8 @@ type verdict struct {
 func explain(err error) verdict {
 	var stalled *Stalled
 	var waiting *Waiting
-	reason, requeue := "", time.Duration(0)
+	var reason string
+	var requeue time.Duration
 	switch {
 	case errors.As(err, &stalled):
 		reason = stalled.Reason

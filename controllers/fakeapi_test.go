@@ -215,7 +215,7 @@ func (a *fakeAPI) patch(o client.Object, patch client.Patch) error {
 	case body.Metadata.ResourceVersion != "" && body.Metadata.ResourceVersion != current.ResourceVersion:
 		return conflict(producerResource, o.GetName())
 	case current.DeletionTimestamp != nil && slices.ContainsFunc(body.Metadata.Finalizers, func(f string) bool { return !slices.Contains(current.Finalizers, f) }):
-		return apierrors.NewForbidden(producerResource, o.GetName(), fmt.Errorf("no new finalizers can be added if the object is being deleted"))
+		return apierrors.NewInvalid(proxyv1alpha1.GroupVersion.WithKind("Producer").GroupKind(), o.GetName(), nil) // no new finalizers on a dying object
 	}
 	p := current.DeepCopy()
 	p.Finalizers = body.Metadata.Finalizers

@@ -279,7 +279,7 @@ func (r *reconciler) failed(ctx context.Context, err error) (ctrl.Result, error)
 	case apierrors.IsNotFound(err):
 		return ctrl.Result{RequeueAfter: conflictInterval}, nil
 	case ctx.Err() != nil:
-		return ctrl.Result{}, nil
+		return ctrl.Result{}, nil //nolint:nilerr // the process ends; what is not done now is done by the next one
 	default:
 		return ctrl.Result{}, err
 	}

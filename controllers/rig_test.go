@@ -186,7 +186,9 @@ func (op *operator) stop() {
 func (op *operator) kill() {
 	op.once.Do(func() {
 		op.cancel()
-		<-op.ended
+		if err := <-op.ended; err != nil {
+			op.t.Logf("the killed manager ended with %v", err)
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		op.registry.Close(ctx)

@@ -51,7 +51,7 @@ func (r *reconciler) report(ctx context.Context, obj object, f *facts) error {
 	if err != nil || obj == nil {
 		return err
 	}
-	if err := r.collectDead(ctx, obj); err != nil {
+	if obj, err = r.collectDead(ctx, obj); err != nil {
 		return err
 	}
 	return r.reportStatus(ctx, obj, f)
@@ -190,25 +190,23 @@ func (r *reconciler) applied(obj object) *unstructured.Unstructured {
 }
 
 // collectDead takes away the entries of hosts that have no Lease any more, in their manager's name: nobody else ever would. A fresh list of
-// Leases decides, and the resourceVersion makes sure that the entry is still the one that was looked at.
-func (r *reconciler) collectDead(ctx context.Context, obj object) error {
-	dead := r.hostsWithoutLease(obj, r.host.Peers())
-	if len(dead) == 0 {
-		return nil
+// Leases decides, and the resourceVersion makes sure that the entry is still the one that was looked at. It answers the object as it is then.
+func (r *reconciler) collectDead(ctx context.Context, obj object) (object, error) {
+	if len(r.hostsWithoutLease(obj, r.host.Peers())) == 0 {
+		return obj, nil
 	}
 	peers, err := r.host.List(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, host := range r.hostsWithoutLease(obj, peers) {
 		u := r.applied(obj)
 		u.SetResourceVersion(obj.GetResourceVersion())
-		if _, err := r.applyHosts(ctx, obj, u, host); err != nil {
-			return fmt.Errorf("collect the entry of host %s, which is gone: %w", host, err)
+		if obj, err = r.applyHosts(ctx, obj, u, host); err != nil {
+			return nil, fmt.Errorf("collect the entry of host %s, which is gone: %w", host, err)
 		}
-		return nil // the object has another version now; the next pass goes on
 	}
-	return nil
+	return obj, nil
 }
 
 func (r *reconciler) hostsWithoutLease(obj object, peers []Peer) []string {

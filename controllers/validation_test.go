@@ -226,8 +226,7 @@ func TestAnObjectThatBecameInvalidCanStillBeDeleted(t *testing.T) {
 	op.waitReady(consumer, "old")
 
 	for _, plural := range []string{"producers", "consumers"} {
-		restore := stricter(t, plural)
-		defer restore()
+		stricter(t, plural)
 	}
 	for _, o := range []object{producer, consumer} {
 		eventually(t, 10*time.Second, "the stricter schema is in force", func() bool {
@@ -246,8 +245,8 @@ func kindOf(o object) string {
 	return "Consumer"
 }
 
-// stricter adds a required field, a range and a rule that no existing object fulfils, and answers how to take them back.
-func stricter(t *testing.T, plural string) (restore func()) {
+// stricter adds a required field, a range and a rule that no existing object fulfils, until the test ends.
+func stricter(t *testing.T, plural string) {
 	t.Helper()
 	name := plural + ".proxy.rocketmq.io"
 	change := func(ctx context.Context, f func(spec *apiextensionsv1.JSONSchemaProps)) {
@@ -276,7 +275,7 @@ func stricter(t *testing.T, plural string) (restore func()) {
 		spec.Properties["drainTimeoutSeconds"] = drain
 		spec.XValidations = append(spec.XValidations, apiextensionsv1.ValidationRule{Rule: "self.drainTimeoutSeconds < 3", Message: "stricter"})
 	})
-	return func() {
+	t.Cleanup(func() {
 		change(context.Background(), func(spec *apiextensionsv1.JSONSchemaProps) { *spec = before })
-	}
+	})
 }
