@@ -163,7 +163,7 @@ func (c *consumer) start(ctx context.Context) error {
 	case <-finished:
 		undo()
 	default:
-		go undo()
+		go undo() //nolint:gosec // its context has ended, which is why nobody waits any more
 	}
 	return err
 }
@@ -305,7 +305,7 @@ func (c *consumer) receive(_ context.Context, msgs ...*primitive.MessageExt) (li
 
 // Fetch implements driver.Consumer.
 func (c *consumer) Fetch(ctx context.Context, req driver.FetchRequest) ([]*driver.Received, error) {
-	return c.leases.fetch(ctx, req, maxLease)
+	return c.leases.fetch(ctx, req)
 }
 
 // Ack implements driver.Consumer.

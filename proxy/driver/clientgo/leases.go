@@ -71,8 +71,8 @@ func newLeases(group string, throttle func(stop bool)) *leases {
 }
 
 // fetch leases what waits, or waits until something does. See driver.Consumer.
-func (t *leases) fetch(ctx context.Context, req driver.FetchRequest, longest time.Duration) ([]*driver.Received, error) {
-	lease := min(req.Lease, longest)
+func (t *leases) fetch(ctx context.Context, req driver.FetchRequest) ([]*driver.Received, error) {
+	lease := min(req.Lease, maxLease)
 	if lease <= 0 || req.MaxMessages <= 0 {
 		return nil, driver.Errorf(driver.Invalid, "", "Fetch of %d messages with a lease of %v: both must be positive", req.MaxMessages, req.Lease)
 	}

@@ -89,7 +89,7 @@ func (tb *table) fetch(n int, lease time.Duration) []*driver.Received {
 	defer cancel()
 	var all []*driver.Received
 	for len(all) < n {
-		rs, err := tb.leases.fetch(ctx, driver.FetchRequest{MaxMessages: n - len(all), MaxBytes: 1 << 20, Lease: lease}, maxLease)
+		rs, err := tb.leases.fetch(ctx, driver.FetchRequest{MaxMessages: n - len(all), MaxBytes: 1 << 20, Lease: lease})
 		if err != nil {
 			tb.t.Fatalf("fetch after %d of %d: %v", len(all), n, err)
 		}
@@ -101,7 +101,7 @@ func (tb *table) fetch(n int, lease time.Duration) []*driver.Received {
 // nothing demands that no message can be leased at this moment.
 func (tb *table) nothing(why string) {
 	tb.t.Helper()
-	rs, err := tb.leases.fetch(endsNow(), driver.FetchRequest{MaxMessages: 1, MaxBytes: 1, Lease: time.Second}, maxLease)
+	rs, err := tb.leases.fetch(endsNow(), driver.FetchRequest{MaxMessages: 1, MaxBytes: 1, Lease: time.Second})
 	if err == nil {
 		tb.t.Fatalf("%s: message %s came", why, rs[0].ID)
 	}
@@ -280,7 +280,7 @@ func TestFetchKeepsToItsBytesButForTheFirst(t *testing.T) {
 		synctest.Wait() // all callbacks have begun
 		var sizes []int
 		for range 4 {
-			rs, err := tb.leases.fetch(t.Context(), driver.FetchRequest{MaxMessages: 9, MaxBytes: 2100, Lease: time.Minute}, maxLease)
+			rs, err := tb.leases.fetch(t.Context(), driver.FetchRequest{MaxMessages: 9, MaxBytes: 2100, Lease: time.Minute})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -303,7 +303,7 @@ func TestCloseAnswersEveryoneAndLetsCallbacksGoOnlyWhenReleased(t *testing.T) {
 		l2.pull(1) // one more waits
 		tb.fetch(2, time.Minute)
 		go func() {
-			_, err := tb.leases.fetch(context.Background(), driver.FetchRequest{MaxMessages: 1, MaxBytes: 1, Lease: time.Second}, maxLease)
+			_, err := tb.leases.fetch(context.Background(), driver.FetchRequest{MaxMessages: 1, MaxBytes: 1, Lease: time.Second})
 			fetched <- err
 		}()
 		synctest.Wait()

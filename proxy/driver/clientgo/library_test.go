@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	rocketmq "github.com/apache/rocketmq-client-go/v2"
 	"github.com/apache/rocketmq-client-go/v2/rlog"
 	"github.com/go-logr/logr/funcr"
 
@@ -39,7 +38,6 @@ func TestTheLibraryIsTheOneThatWeKnow(t *testing.T) {
 	}
 	sendSome(t, p, topic, 3)
 	acknowledge(t, c, receive(t, c, 3, time.Minute)...)
-	var _ rocketmq.Producer = p.library
 }
 
 func TestFieldSaysWhatIsMissing(t *testing.T) {
@@ -89,7 +87,7 @@ func TestForgettingLeavesTheLibraryNoQueue(t *testing.T) {
 }
 
 func TestAPanicOfTheLibraryIsAnError(t *testing.T) {
-	err := guarded("test", func() error { var m map[string]int; m["a"] = 1; return nil })
+	err := guarded("test", func() error { panic("oops") })
 	wantReason(t, "a panic", err, driver.Unavailable)
 	_, err = call(t.Context(), "label", "test", func() error { panic("oops") })
 	wantReason(t, "a panic in a call", err, driver.Unavailable)
