@@ -41,7 +41,10 @@ type Clients struct {
 	drivers map[string]driver.Driver
 }
 
-var _ registry.Opener = (*Clients)(nil)
+var (
+	_ registry.Opener            = (*Clients)(nil)
+	_ registry.LeftoverExplainer = (*Clients)(nil)
+)
 
 // NewClients checks the options.
 func NewClients(o ClientsOptions) (*Clients, error) {
@@ -145,6 +148,16 @@ func (c *Clients) Leftovers() map[string]int {
 		}
 	}
 	return all
+}
+
+// ExpectsLeftover asks the drivers whose libraries leave something behind; see registry.LeftoverExplainer.
+func (c *Clients) ExpectsLeftover(stack []string) bool {
+	for _, d := range c.drivers {
+		if explainer, ok := d.(registry.LeftoverExplainer); ok && explainer.ExpectsLeftover(stack) {
+			return true
+		}
+	}
+	return false
 }
 
 func queueSettings(spec registry.Spec) batching.Settings {

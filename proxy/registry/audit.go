@@ -43,7 +43,7 @@ func (r *Registry) Audit(ctx context.Context, live func(ctx context.Context) (ma
 		report.ObjectsWithoutEntry = r.notifyMissing(objects)
 	}
 	report.Leftovers = r.opts.Opener.Leftovers()
-	report.Goroutines = r.endAudit(readStrays(r.opts.Incarnation), report.Leftovers)
+	report.Goroutines = r.endAudit(readStrays(r.opts.Incarnation, r.opts.Opener), report.Leftovers)
 	return report, err
 }
 

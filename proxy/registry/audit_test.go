@@ -199,9 +199,21 @@ func TestParseGoroutines(t *testing.T) {
 		"\n2 @ 0x1\n#\t0x1\tmain.main+0x1\t/m.go:1\n" +
 		"\n1 @ 0x3\n# labels: {\"client\":\"a_1\"}\n#\t0x3\tlib.(*Client).Start.func1+0x30\t/lib/c.go:10\n" +
 		"\n1 @ 0x3\n# labels: {\"broken\n#\t0x3\tlib.x+0x1\t/x.go:1\n"
-	got := parseGoroutines(strings.NewReader(profile))
+	got := parseGoroutines(strings.NewReader(profile), func([]string) bool { return false })
 	want := map[stray]int{{client: "a_1", function: "lib.(*Client).Start.func1"}: 4}
 	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// TestParseGoroutinesLeavesOutWhatADriverExpects: a library that starts all its goroutines by one function cannot be told by that function.
+func TestParseGoroutinesLeavesOutWhatADriverExpects(t *testing.T) {
+	const profile = "2 @ 0x1 0x2\n# labels: {\"client\":\"a_1\"}\n#\t0x1\tlib.statistics.func1+0x10\t/lib/s.go:1\n#\t0x2\tlib.WithRecover+0x2c\t/lib/r.go:9\n" +
+		"\n1 @ 0x3 0x2\n# labels: {\"client\":\"a_1\"}\n#\t0x3\tlib.poll+0x10\t/lib/p.go:1\n#\t0x2\tlib.WithRecover+0x2c\t/lib/r.go:9\n"
+	got := parseGoroutines(strings.NewReader(profile), func(stack []string) bool {
+		return slices.Equal(stack, []string{"lib.statistics.func1", "lib.WithRecover"})
+	})
+	if want := map[stray]int{{client: "a_1", function: "lib.WithRecover"}: 1}; !maps.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

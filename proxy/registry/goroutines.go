@@ -19,13 +19,18 @@ type stray struct {
 	function string
 }
 
-// readStrays counts the goroutines of this process that carry the label of a client of this incarnation.
-func readStrays(incarnation string) map[stray]int {
+// readStrays counts the goroutines of this process that carry the label of a client of this incarnation, without those that a driver expects
+// its library to leave behind.
+func readStrays(incarnation string, opener Opener) map[stray]int {
+	expected := func([]string) bool { return false }
+	if explainer, ok := opener.(LeftoverExplainer); ok {
+		expected = explainer.ExpectsLeftover
+	}
 	var profile bytes.Buffer
 	if err := pprof.Lookup("goroutine").WriteTo(&profile, 1); err != nil {
 		panic("registry: write the goroutine profile to memory: " + err.Error())
 	}
-	all := parseGoroutines(&profile)
+	all := parseGoroutines(&profile, expected)
 	mine := "_" + incarnation + "_"
 	for s := range all {
 		if !strings.Contains(s.client, mine) {
@@ -37,15 +42,16 @@ func readStrays(incarnation string) map[stray]int {
 
 // parseGoroutines reads the text form of the goroutine profile: blocks of "<count> @ <addresses>", an optional "# labels: {json}" and a
 // line for each frame, "#\t<address>\t<function>+<offset>\t<file>:<line>", innermost first.
-func parseGoroutines(profile io.Reader) map[stray]int {
+func parseGoroutines(profile io.Reader, expected func(stack []string) bool) map[stray]int {
 	found := map[stray]int{}
 	var count int
 	var block stray
+	var stack []string
 	end := func() {
-		if block.client != "" {
+		if block.client != "" && !expected(stack) {
 			found[block] += count
 		}
-		count, block = 0, stray{}
+		count, block, stack = 0, stray{}, nil
 	}
 	lines := bufio.NewScanner(profile)
 	lines.Buffer(nil, 1<<20)
@@ -58,7 +64,7 @@ func parseGoroutines(profile io.Reader) map[stray]int {
 			block.client = labelOf(strings.TrimPrefix(line, "# labels: "))
 		case strings.HasPrefix(line, "#"):
 			if function := functionOf(line); function != "" {
-				block.function = function
+				block.function, stack = function, append(stack, function)
 			}
 		case strings.Contains(line, " @ "):
 			count, _ = strconv.Atoi(line[:strings.Index(line, " @ ")]) // not a number: counts 0

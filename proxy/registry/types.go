@@ -113,6 +113,13 @@ type Opener interface {
 	Leftovers() map[string]int
 }
 
+// LeftoverExplainer is what an Opener implements whose libraries start goroutines by a common function, so that the function alone does not tell
+// which ones are known to stay.
+type LeftoverExplainer interface {
+	// ExpectsLeftover reports whether a goroutine of a closed client with this stack, functions only, innermost first, is known to stay behind.
+	ExpectsLeftover(stack []string) bool
+}
+
 // DrainReport is what one drain did.
 type DrainReport struct {
 	// InFlight is what was in flight when the drain began: deliveries without an ack, or sends without an answer.

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -28,6 +29,16 @@ var leftoverNames = []struct{ function, name string }{
 	{"clientgo.(*leases)", "lease table"},                             // ours; never expected
 	{"apache/rocketmq-client-go/v2/", "other library goroutine"},      // never expected
 	{"github.com/rocketmq-proxy-operator/", "other driver goroutine"}, // never expected
+}
+
+// lasting are the names of what may be there for longer than the time between two audits. Everything else ends within half a minute; whoever
+// meets it after that has met a leak.
+var lasting = []string{"statistics", "cleanExpiredMsg", "connection"}
+
+// ExpectsLeftover reports whether a goroutine of a closed client with this stack (functions, innermost first) is one that the library is
+// known to leave behind for long. It implements registry.LeftoverExplainer.
+func (d *Driver) ExpectsLeftover(stack []string) bool {
+	return slices.Contains(lasting, (&goroutines{stack: stack}).name())
 }
 
 // countLeftovers counts by name the goroutines that carry the label of a client that is closed.
