@@ -160,8 +160,12 @@ func (op *operator) wire() {
 func (op *operator) start() {
 	op.t.Helper()
 	must(op.t, op.host.Acquire(op.t.Context()))
-	var ctx context.Context
-	ctx, op.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
+	op.cancel = func() {
+		// client-go calls what the end of a manager interrupts an error, each time in other words.
+		op.log.allow("context canceled")
+		cancel()
+	}
 	go func() { op.ended <- op.mgr.Start(ctx) }()
 	op.t.Cleanup(op.stop)
 }
