@@ -55,7 +55,7 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 		return nil, err
 	}
 	p.label = d.enlist(cfg.ClientID)
-	p.labels = labelled(context.Background(), p.label)
+	p.labels = labelled(p.label)
 	if err := p.start(); err != nil {
 		return nil, err
 	}
