@@ -6,7 +6,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"math"
 	"sync"
 	"testing"
 	"time"
@@ -90,15 +89,16 @@ func (f *traffic) sends(messages, callers int, pause time.Duration) load.SendOpt
 func (f *traffic) sendInBackground(o load.SendOptions) (finish func()) {
 	f.t.Helper()
 	connection := f.c.dial(f.t, f.op)
-	ctx, enough := context.WithCancel(f.t.Context())
+	ctx, cancel := context.WithCancel(f.t.Context()) // a soak takes a day
 	ended := make(chan error, 1)
 	o.Enough = make(chan struct{})
 	go func() { ended <- load.Send(ctx, connection, f.ledger, o) }()
 	return func() {
 		f.t.Helper()
 		close(o.Enough)
+		defer time.AfterFunc(2*time.Minute, cancel).Stop() // the sends under way must come to an end
 		err := <-ended
-		enough()
+		cancel()
 		must(f.t, err)
 	}
 }
@@ -182,16 +182,16 @@ func TestNothingAcknowledgedIsLostWhenReceiversAreReset(t *testing.T) {
 		t.Cleanup(func() { _ = connection.Close() })
 		return connection
 	})
-	period, resets := 20*time.Second, make(chan int, 1)
-	if !long() {
-		period = 10 * time.Second
+	messages, period, pause := 3000, 10*time.Second, 250*time.Millisecond
+	if long() {
+		messages, period, pause = 20000, 20*time.Second, 75*time.Millisecond // the senders go on for a little longer than the resets
 	}
+	resets := make(chan int, 1)
 	done, stop := context.WithTimeout(t.Context(), period)
 	defer stop()
-	finish := f.sendInBackground(f.sends(math.MaxInt, 64, 100*time.Millisecond))
 	go func() { resets <- resetEvery(done, between, 2*time.Second) }()
+	f.send(messages, 64, pause)
 	n := <-resets
-	finish()
 	counts := f.finish()
 	if expected := int(period/(2*time.Second)) - 2; n < expected {
 		t.Errorf("only %d resets in %s", n, period)
