@@ -138,6 +138,9 @@ func rawSend(ctx context.Context, a workerArgs) error {
 		}
 		return a.batch, err
 	}
+	if err := untilItWorks(ctx, send); err != nil {
+		return err
+	}
 	if err := warm(ctx, a.callers, send); err != nil {
 		return err
 	}
@@ -146,6 +149,20 @@ func rawSend(ctx context.Context, a workerArgs) error {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(f)
+}
+
+// untilItWorks calls until the first success: a fresh topic's route reaches the name server a moment after the topic was created.
+func untilItWorks(ctx context.Context, do call) error {
+	for began := time.Now(); ; {
+		_, err := do(ctx)
+		if err == nil || ctx.Err() != nil || time.Since(began) > 15*time.Second {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // rawReceive reads a backlog with the library's push consumer, batches of 32.
