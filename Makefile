@@ -52,7 +52,7 @@ run: envtest ## The same set-up, but it stays up and prints what to try; Ctrl-C 
 
 .PHONY: bench
 bench: envtest ## Compare with the raw client library and a bare gRPC echo on a real RocketMQ; writes docs/benchmarks.md
-	go run ./hack/bench $(BENCH_FLAGS)
+	go run ./hack/bench --write docs/benchmarks.md $(BENCH_FLAGS)
 
 .PHONY: rocketmq
 rocketmq: ## Run a real Apache RocketMQ on loopback until Ctrl-C; ROCKETMQ_FLAGS="--version 4.9.7 --topic orders"

@@ -30,6 +30,7 @@ type options struct {
 	write   string
 	profile string
 	only    string
+	tls     bool
 	worker  string
 	args    workerArgs
 }
@@ -41,6 +42,7 @@ func main() {
 	flag.StringVar(&o.write, "write", "", "also write the table to this file")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the proxy during unary Send to this file")
 	flag.StringVar(&o.only, "only", "", "run only the rows whose name contains this, without the figures that are taken once; nothing is written")
+	flag.BoolVar(&o.tls, "tls", false, "TLS on both gRPC servers; without it on neither, as on the raw client's connection to the broker")
 	flag.StringVar(&o.worker, "worker", "", "internal: be a contender (echo, raw-send, raw-receive)")
 	flag.StringVar(&o.args.nameServer, "name-server", "", "internal: for workers")
 	flag.StringVar(&o.args.topic, "topic", "", "internal: for workers")
@@ -51,7 +53,7 @@ func main() {
 
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	o.args.window = o.window
+	o.args.window, o.args.tls = o.window, o.tls
 	run := func() error { return benchmark(ctx, o) }
 	if o.worker != "" {
 		run = func() error { return work(ctx, o.worker, o.args) }

@@ -110,8 +110,8 @@ func (a aim) verdict() string {
 // render makes the markdown of docs/benchmarks.md.
 func render(b *bench, figures map[string]map[string][]figure, once onceFigures) string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "# Benchmarks\n\nWritten by `make bench` on %s: RocketMQ 5.5.0, %d cores, %s, 1 KiB bodies, TLS on both gRPC servers, median of %d interleaved rounds of %s.\n"+
-		"Load generator, broker and contender share the cores: only ratios of one run can be compared.\n\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), b.rounds, b.window)
+	fmt.Fprintf(&out, "# Benchmarks\n\nWritten by `make bench` on %s: RocketMQ 5.5.0, %d cores, %s, 1 KiB bodies, %s, median of %d interleaved rounds of %s.\n"+
+		"Load generator, broker and contender share the cores: only ratios of one run can be compared.\n\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), transport(b.tls), b.rounds, b.window)
 	out.WriteString("| what | who | msgs/s | p50 ms | p99 ms | CPU us/msg |\n| --- | --- | ---: | ---: | ---: | ---: |\n")
 	m := map[string]map[string]figure{}
 	for _, row := range []string{rowUnary, rowBatch, rowSingle, rowReceive} {
@@ -133,6 +133,13 @@ func render(b *bench, figures map[string]map[string][]figure, once onceFigures) 
 	}
 	fmt.Fprintf(&out, "\nResident memory of the operator right after its start, without objects: %.1f MiB.\n", once.idleMiB)
 	return out.String()
+}
+
+func transport(tls bool) string {
+	if tls {
+		return "TLS and bearer tokens on both gRPC servers"
+	}
+	return "no TLS on any connection, bearer tokens on both gRPC servers"
 }
 
 var names = map[string]string{"raw": "raw client", "echo": "grpc-go echo", "proxy": "proxy"}

@@ -97,7 +97,7 @@ func (b *bench) start(ctx context.Context) error {
 }
 
 func (b *bench) operatorOptions() localenv.OperatorOptions {
-	o := localenv.OperatorOptions{HostID: "bench", NameServers: b.broker.NameServers()}
+	o := localenv.OperatorOptions{HostID: "bench", NameServers: b.broker.NameServers(), Plaintext: !b.tls}
 	if b.profile != "" {
 		o.ExtraArgs = []string{"--pprof-bind-address=127.0.0.1:" + strconv.Itoa(profilePort)}
 	}
@@ -174,7 +174,7 @@ func (b *bench) worker(ctx context.Context, name string, args ...string) (*exec.
 	if err != nil {
 		return nil, nil, err
 	}
-	args = append([]string{"--worker", name, "--name-server", b.broker.NameServers()[0], "--window", b.window.String()}, args...)
+	args = append([]string{"--worker", name, "--name-server", b.broker.NameServers()[0], "--window", b.window.String(), "--tls=" + strconv.FormatBool(b.tls)}, args...)
 	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second

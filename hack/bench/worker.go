@@ -32,6 +32,7 @@ type workerArgs struct {
 	nameServer, topic, dir string
 	callers, batch         int
 	window                 time.Duration
+	tls                    bool
 }
 
 // work is the main function of a contender's process. Its last line on standard output is a JSON figure (echo: its address, first).
@@ -98,15 +99,19 @@ func (echoServer) Receive(stream grpc.BidiStreamingServer[proxyv1alpha1.ReceiveR
 }
 
 func echo(ctx context.Context, a workerArgs) error {
-	certificate, err := tls.LoadX509KeyPair(filepath.Join(a.dir, "tls.crt"), filepath.Join(a.dir, "tls.key"))
-	if err != nil {
-		return err
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})))
+	var options []grpc.ServerOption
+	if a.tls {
+		certificate, err := tls.LoadX509KeyPair(filepath.Join(a.dir, "tls.crt"), filepath.Join(a.dir, "tls.key"))
+		if err != nil {
+			return err
+		}
+		options = append(options, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})))
+	}
+	server := grpc.NewServer(options...)
 	proxyv1alpha1.RegisterProducerServiceServer(server, echoServer{})
 	proxyv1alpha1.RegisterConsumerServiceServer(server, echoServer{})
 	fmt.Println(listener.Addr())

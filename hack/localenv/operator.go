@@ -29,6 +29,8 @@ type OperatorOptions struct {
 	NameServers []string
 	// APIServer is an address in front of the API server; empty = the API server itself.
 	APIServer string
+	// Plaintext serves the data plane without TLS; Dial follows, Post does not.
+	Plaintext bool
 	// ExtraArgs are appended.
 	ExtraArgs []string
 	// Env is appended to this process's environment.
@@ -44,9 +46,10 @@ type Operator struct {
 	Dir     string
 	LogPath string
 
-	cmd    *exec.Cmd
-	exited chan struct{}
-	err    error // valid after exited is closed
+	plaintext bool
+	cmd       *exec.Cmd
+	exited    chan struct{}
+	err       error // valid after exited is closed
 }
 
 // Ports of an operator, all on 127.0.0.1.
@@ -108,6 +111,9 @@ func (op *Operator) start(o OperatorOptions) error {
 		args = append(args, "--enable-memory-driver", "--default-name-servers=127.0.0.1:9876")
 	} else {
 		args = append(args, "--default-name-servers="+strings.Join(o.NameServers, ","))
+	}
+	if op.plaintext = o.Plaintext; o.Plaintext {
+		args = append(args, "--insecure-plaintext")
 	}
 	op.cmd = exec.Command(o.Binary, append(args, o.ExtraArgs...)...)
 	op.cmd.Env = append(append(os.Environ(), "KUBECONFIG="+filepath.Join(op.Dir, "kubeconfig")), o.Env...)
