@@ -218,8 +218,9 @@ func (c controllerObserver) FinalizerForced(kind registry.Kind) {
 	c.Metrics.FinalizerForced(string(kind))
 }
 
-// Audited: leaks were counted by the registry as it found them; an audit that could not look has been logged.
-func (c controllerObserver) Audited(registry.AuditReport, error) {}
+// Audited: leaks were counted by the registry as it found them; an audit that could not look has been logged. What metrics remember of objects
+// that have gone is dropped at the same time.
+func (c controllerObserver) Audited(registry.AuditReport, error) { c.ForgetGone() }
 
 // cleanup takes our finalizer off all objects of the cluster.
 func cleanup(ctx context.Context, args []string) error {

@@ -150,6 +150,24 @@ func (m *Metrics) openWindows() []*window {
 	return out
 }
 
+// ForgetGone removes the series of objects that have no entry any more. Each scrape does it too; who calls it now and then keeps a process that
+// nobody scrapes from remembering every object that there ever was.
+func (m *Metrics) ForgetGone() {
+	m.mu.Lock()
+	entries := m.source.Entries
+	m.mu.Unlock()
+	if entries == nil {
+		return
+	}
+	live := map[registry.Kind]map[object]bool{registry.Producer: {}, registry.Consumer: {}}
+	for _, e := range entries() {
+		live[e.Kind][object{e.Namespace, e.Name}] = true
+	}
+	for kind, names := range live {
+		m.forget(kind, names)
+	}
+}
+
 // forget removes the series of objects that have no entry any more.
 func (m *Metrics) forget(kind registry.Kind, live map[object]bool) {
 	known, series := m.producers, []*prometheus.CounterVec{m.sent, m.sendRefused}

@@ -489,6 +489,13 @@ func (l *Log) add(prefix, args string) {
 	l.lines = append(l.lines, prefix+" "+args)
 }
 
+// Clear forgets what was logged, for tests that measure memory.
+func (l *Log) Clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = nil
+}
+
 // Contains reports whether a line has text in it.
 func (l *Log) Contains(text string) bool {
 	l.mu.Lock()

@@ -1,0 +1,141 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+
+	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/proxytest"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+// size is what a process must come back to.
+type size struct {
+	goroutines, files int
+	heap              uint64
+}
+
+func measure(t *testing.T, r *proxytest.Rig) size {
+	t.Helper()
+	r.Metrics.ForgetGone() // as each audit does
+	r.Log.Clear()
+	runtime.GC()
+	runtime.GC() // the second one frees what finalizers and pools kept
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skipf("descriptors are counted by /proc: %v", err)
+	}
+	return size{runtime.NumGoroutine(), len(files), m.HeapAlloc}
+}
+
+// TestD11AThousandLivesAndTenThousandStreamsLeaveNothing is tests.md D11 on the memory driver: create, use and delete objects, open and close streams,
+// and be as large as before.
+func TestD11AThousandLivesAndTenThousandStreamsLeaveNothing(t *testing.T) {
+	r := proxytest.New(t, proxytest.Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	cycles(t, r, ctx, "warm", 100)
+	// As many at once as later: the runtime keeps a descriptor for each goroutine of the peak.
+	streams(t, r, ctx, "warm-streams", 3000)
+	before := measure(t, r)
+
+	cycles(t, r, ctx, "c", 1000)
+	streams(t, r, ctx, "streams", 10000)
+	var after size
+	defer func() { t.Logf("before %+v, after %+v", before, after) }()
+	r.Eventually("goroutines, descriptors and heap are back within 1 % and a constant", func() bool {
+		after = measure(t, r)
+		return after.goroutines <= before.goroutines+before.goroutines/100+2 && after.files <= before.files+before.files/100+2 &&
+			after.heap <= before.heap+before.heap/100+2<<20
+	})
+}
+
+// cycles runs n lives of a Producer and a Consumer, four at a time: create, send, receive, acknowledge, delete.
+func cycles(t *testing.T, r *proxytest.Rig, ctx context.Context, prefix string, n int) {
+	t.Helper()
+	inTurns(4, n, func(i int) {
+		name := fmt.Sprintf("%s-%d", prefix, i)
+		producer, consumer := r.AddProducer(name, name), r.AddConsumer(name, name)
+		r.Send(name, "hello")
+		receiveOne(t, r, ctx, name)
+		remove(r, name, producer, consumer)
+	})
+}
+
+// streams opens and closes n streams of one Consumer, sixteen at a time. It has no messages: one that is given to a stream which closes at once stays
+// leased to its deadline, as promised.
+func streams(t *testing.T, r *proxytest.Rig, ctx context.Context, name string, n int) {
+	t.Helper()
+	consumer := r.AddConsumer(name, name)
+	inTurns(16, n, func(i int) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		s, err := r.Consumers().Receive(ctx)
+		if err == nil {
+			err = s.Send(&pb.ReceiveRequest{Namespace: proxytest.Namespace, Consumer: name, MaxOutstandingMessages: 1})
+		}
+		if err != nil {
+			t.Errorf("stream %d: %v", i, err)
+		}
+	})
+	r.Eventually("the streams' uses are released", func() bool { return r.Uses(consumer) == 0 })
+	remove(r, name, consumer)
+}
+
+// remove deletes objects, and then what RocketMQ itself keeps of the group and the topic called name.
+func remove(r *proxytest.Rig, name string, keys ...registry.Key) {
+	for _, key := range keys {
+		r.Eventually(key.String()+" is released", func() bool { done, _ := r.Registry.Release(key, "test"); return done })
+		r.Registry.Forget(key)
+	}
+	r.Broker.DeleteGroup("", proxytest.Namespace+"_"+name)
+	r.Broker.DeleteTopic("", name)
+}
+
+// receiveOne takes and acknowledges one message by a stream of its own.
+func receiveOne(t *testing.T, r *proxytest.Rig, ctx context.Context, consumer string) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := r.Consumers().Receive(ctx)
+	if err == nil {
+		err = s.Send(&pb.ReceiveRequest{Namespace: proxytest.Namespace, Consumer: consumer, MaxOutstandingMessages: 1})
+	}
+	var tokens []string
+	for err == nil && len(tokens) == 0 {
+		var frame *pb.ReceiveResponse
+		frame, err = s.Recv()
+		for _, d := range frame.GetDeliveries() {
+			tokens = append(tokens, d.GetAckToken())
+		}
+	}
+	if err != nil {
+		t.Errorf("receive through %s: %v", consumer, err)
+		return
+	}
+	answer, err := r.Consumers().Ack(ctx, &pb.AckRequest{Namespace: proxytest.Namespace, Consumer: consumer, AckTokens: tokens})
+	if err != nil || answer.GetResults()[0].GetOutcome() != pb.TokenResult_OK {
+		t.Errorf("acknowledge through %s: %v %v", consumer, answer, err)
+	}
+}
+
+// inTurns calls do for 0 to n-1 from width goroutines.
+func inTurns(width, n int, do func(int)) {
+	var wg sync.WaitGroup
+	for w := range width {
+		wg.Go(func() {
+			for i := w; i < n; i += width {
+				do(i)
+			}
+		})
+	}
+	wg.Wait()
+}
