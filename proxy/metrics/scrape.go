@@ -108,21 +108,20 @@ type setGauge func(d *prometheus.Desc, value float64, labels ...string)
 
 func (m *Metrics) collectEntries(entries []registry.EntryInfo, gauge setGauge) {
 	for _, kind := range []registry.Kind{registry.Producer, registry.Consumer} {
-		inState, uses, live := make(map[registry.State]int), 0, make(map[object]bool)
+		inState, uses := make(map[registry.State]int), 0
 		for _, e := range entries {
 			if e.Kind != kind {
 				continue
 			}
 			inState[e.Status.State]++
 			uses += e.Uses
-			live[object{e.Namespace, e.Name}] = true
 		}
 		for _, state := range states {
 			gauge(m.clients, float64(inState[state]), string(kind), string(state))
 		}
 		gauge(m.uses, float64(uses), string(kind))
-		m.forget(kind, live)
 	}
+	m.forgetAllBut(entries)
 }
 
 // collectWindows sums the windows of one object: while a client is replaced there are two.
@@ -156,11 +155,14 @@ func (m *Metrics) ForgetGone() {
 	m.mu.Lock()
 	entries := m.source.Entries
 	m.mu.Unlock()
-	if entries == nil {
-		return
+	if entries != nil {
+		m.forgetAllBut(entries())
 	}
+}
+
+func (m *Metrics) forgetAllBut(entries []registry.EntryInfo) {
 	live := map[registry.Kind]map[object]bool{registry.Producer: {}, registry.Consumer: {}}
-	for _, e := range entries() {
+	for _, e := range entries {
 		live[e.Kind][object{e.Namespace, e.Name}] = true
 	}
 	for kind, names := range live {
