@@ -43,13 +43,13 @@ func TestD11AThousandLivesAndTenThousandStreamsLeaveNothing(t *testing.T) {
 	r := proxytest.New(t, proxytest.Options{})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	cycles(t, r, ctx, "warm", 100)
+	cycles(ctx, t, r, "warm", 100)
 	// As many at once as later: the runtime keeps a descriptor for each goroutine of the peak.
-	streams(t, r, ctx, "warm-streams", 3000)
+	streams(ctx, t, r, "warm-streams", 3000)
 	before := measure(t, r)
 
-	cycles(t, r, ctx, "c", 1000)
-	streams(t, r, ctx, "streams", 10000)
+	cycles(ctx, t, r, "c", 1000)
+	streams(ctx, t, r, "streams", 10000)
 	var after size
 	defer func() { t.Logf("before %+v, after %+v", before, after) }()
 	r.Eventually("goroutines, descriptors and heap are back within 1 % and a constant", func() bool {
@@ -60,20 +60,20 @@ func TestD11AThousandLivesAndTenThousandStreamsLeaveNothing(t *testing.T) {
 }
 
 // cycles runs n lives of a Producer and a Consumer, four at a time: create, send, receive, acknowledge, delete.
-func cycles(t *testing.T, r *proxytest.Rig, ctx context.Context, prefix string, n int) {
+func cycles(ctx context.Context, t *testing.T, r *proxytest.Rig, prefix string, n int) {
 	t.Helper()
 	inTurns(4, n, func(i int) {
 		name := fmt.Sprintf("%s-%d", prefix, i)
 		producer, consumer := r.AddProducer(name, name), r.AddConsumer(name, name)
 		r.Send(name, "hello")
-		receiveOne(t, r, ctx, name)
+		receiveOne(ctx, t, r, name)
 		remove(r, name, producer, consumer)
 	})
 }
 
 // streams opens and closes n streams of one Consumer, sixteen at a time. It has no messages: one that is given to a stream which closes at once stays
 // leased to its deadline, as promised.
-func streams(t *testing.T, r *proxytest.Rig, ctx context.Context, name string, n int) {
+func streams(ctx context.Context, t *testing.T, r *proxytest.Rig, name string, n int) {
 	t.Helper()
 	consumer := r.AddConsumer(name, name)
 	inTurns(16, n, func(i int) {
@@ -102,7 +102,7 @@ func remove(r *proxytest.Rig, name string, keys ...registry.Key) {
 }
 
 // receiveOne takes and acknowledges one message by a stream of its own.
-func receiveOne(t *testing.T, r *proxytest.Rig, ctx context.Context, consumer string) {
+func receiveOne(ctx context.Context, t *testing.T, r *proxytest.Rig, consumer string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := r.Consumers().Receive(ctx)
