@@ -138,7 +138,7 @@ func (r *reconciler) addFinalizer(ctx context.Context, obj object) error {
 	controllerutil.AddFinalizer(obj, proxyv1alpha1.Finalizer)
 	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
 	if err := r.client.Patch(ctx, obj, patch); err != nil {
-		return fmt.Errorf("add the finalizer: %w", client.IgnoreNotFound(err))
+		return fmt.Errorf("add the finalizer: %w", err)
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func (r *reconciler) reportStatus(ctx context.Context, obj object, f *facts) err
 			return nil
 		}
 		if !apierrors.IsConflict(err) {
-			return fmt.Errorf("write the status: %w", client.IgnoreNotFound(err))
+			return fmt.Errorf("write the status: %w", err)
 		}
 		current := r.newObject()
 		if err := r.reader.Get(ctx, client.ObjectKeyFromObject(obj), current); err != nil {
