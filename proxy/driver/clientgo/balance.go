@@ -27,9 +27,9 @@ type balance struct {
 func (b *balance) init(cfg driver.ConsumerConfig, p *prover) {
 	b.missing, b.done, b.last = make(map[string]bool), make(chan struct{}), make(map[string][]*primitive.MessageQueue)
 	for _, s := range cfg.Subscriptions {
-		b.missing[p.name(s.Topic)] = true
+		b.missing[p.Name(s.Topic)] = true
 	}
-	b.missing[wire.RetryTopic(p.name(cfg.Group))] = true
+	b.missing[wire.RetryTopic(p.Name(cfg.Group))] = true
 }
 
 // nudgeEvery is how long a first assignment may take before another rebalance is asked for.

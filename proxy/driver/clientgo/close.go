@@ -9,15 +9,14 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
 // Close implements driver.Consumer.
 func (c *consumer) Close(ctx context.Context) error {
-	if err := c.gate.close(ctx, c.shutdown); err != nil {
+	if err := c.gate.Close(ctx, c.shutdown); err != nil {
 		return wire.Errorf(err, "close the consumer of group %q", c.cfg.Group)
 	}
 	return nil
@@ -31,7 +30,7 @@ func (c *consumer) shutdown() error {
 	// messages park there, before the channel.
 	c.leases.close()
 	// 2. Nacks and dead letters under way were cancelled when the gate was shut; each has its answer when this returns.
-	c.gate.inside.Wait()
+	c.gate.Wait()
 	c.watching.Wait()
 	var failed []error
 	// 3. A rebalance under way ends, and none begins until the library is stopped: it could make a queue that nobody drops.
@@ -75,7 +74,7 @@ func hold(lock *sync.Mutex) (release func()) {
 // forgetQueues ends all subscriptions and makes the library act on it.
 func (c *consumer) forgetQueues() error {
 	for _, s := range c.cfg.Subscriptions {
-		if err := c.library.Unsubscribe(c.prover.name(s.Topic)); err != nil {
+		if err := c.library.Unsubscribe(c.prover.Name(s.Topic)); err != nil {
 			return err
 		}
 	}
@@ -99,12 +98,8 @@ func (c *consumer) stopLibrary() error {
 func (c *consumer) commit() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 	defer cancel()
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(parallelRequests)
-	for _, q := range c.leases.leftOpen() {
-		group.Go(func() error { return c.commitQueue(ctx, q) })
-	}
-	return group.Wait()
+	open := c.leases.leftOpen()
+	return proof.All(ctx, len(open), func(ctx context.Context, i int) error { return c.commitQueue(ctx, open[i]) })
 }
 
 func (c *consumer) commitQueue(ctx context.Context, q *queue) error {

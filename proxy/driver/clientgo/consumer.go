@@ -15,6 +15,7 @@ import (
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/gate"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
@@ -58,7 +59,7 @@ type consumer struct {
 	group    string // with its namespace
 	label    string
 	wire     *wire.Client
-	prover   prover
+	prover   *prover
 	resolver *resolver
 	leases   *leases
 	library  pushConsumer
@@ -68,7 +69,7 @@ type consumer struct {
 	client libraryClient
 	// rebalancing and beating are the library's locks around each of its rebalances and heartbeats.
 	rebalancing, beating *sync.Mutex
-	gate                 *gate
+	gate                 *gate.Gate
 	health               health
 	watching             sync.WaitGroup
 	// masters are the addresses of the brokers' masters, by name.
@@ -90,7 +91,7 @@ func (d *Driver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfig) (d
 		c.wire.Close()
 		return nil, err
 	}
-	c.watching.Go(func() { c.health.watch(c.gate.life, c.check) })
+	c.watching.Go(func() { c.health.watch(c.gate.Life(), c.check) })
 	if err := c.balance.await(ctx, func() { c.nudge(ctx) }); err != nil {
 		c.logUndone(c.Close(ctx)) // it goes on closing when ctx has ended
 		return nil, wire.Errorf(err, "wait for the first assignment of queues to group %q", cfg.Group)
@@ -117,11 +118,11 @@ func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (
 		return nil, nil, err
 	}
 	c := &consumer{
-		driver: d, cfg: cfg, group: wire.WithNamespace(cfg.Connection.Namespace, cfg.Group), resolver: r, gate: newGate(),
+		driver: d, cfg: cfg, group: wire.WithNamespace(cfg.Connection.Namespace, cfg.Group), resolver: r, gate: gate.New(),
 		wire: wire.New(cfg.Connection, wire.Options{}),
 	}
-	c.prover = prover{wire: c.wire, connection: cfg.Connection}
-	queues, err := c.prover.consumer(ctx, cfg)
+	c.prover = newProver(c.wire, cfg.Connection)
+	queues, err := c.prover.Consumer(ctx, cfg)
 	if err != nil {
 		c.wire.Close()
 		return nil, nil, err
@@ -143,7 +144,7 @@ func (c *consumer) learn(queues []wire.Queue) {
 func (c *consumer) start(ctx context.Context) error {
 	c.label = c.driver.enlist(c.cfg.ClientID)
 	c.leases = newLeases(c.group, c.throttle)
-	c.balance.init(c.cfg, &c.prover)
+	c.balance.init(c.cfg, c.prover)
 	finished, err := call(ctx, c.label, "start the consumer", c.startLibrary)
 	if err == nil {
 		return nil
@@ -152,7 +153,7 @@ func (c *consumer) start(ctx context.Context) error {
 		<-finished
 		// Shutdown of a consumer whose Start has failed panics; there is nothing to shut down then.
 		if c.library != nil {
-			c.logUndone(c.gate.close(context.Background(), c.shutdown))
+			c.logUndone(c.gate.Close(context.Background(), c.shutdown))
 			return
 		}
 		c.leases.close()
@@ -196,7 +197,7 @@ func (c *consumer) startLibrary() error {
 		return driver.Errorf(driver.Unsupported, "", "the RocketMQ library is not the version that this driver knows: %w", err)
 	}
 	for _, s := range c.cfg.Subscriptions {
-		if err := made.Subscribe(c.prover.name(s.Topic), selectorOf(s), c.receive); err != nil {
+		if err := made.Subscribe(c.prover.Name(s.Topic), selectorOf(s), c.receive); err != nil {
 			return wire.Errorf(err, "subscribe to %q", s.Topic)
 		}
 	}
@@ -289,7 +290,7 @@ func (c *consumer) pulled(h *hooks.FilterMessageContext) ([]*primitive.MessageEx
 // sends them back by itself.
 func (c *consumer) subscribes(topic string) bool {
 	for _, s := range c.cfg.Subscriptions {
-		if topic == c.prover.name(s.Topic) {
+		if topic == c.prover.Name(s.Topic) {
 			return true
 		}
 	}
@@ -339,7 +340,7 @@ func (c *consumer) check(ctx context.Context) error {
 	if err := c.resolver.refresh(ctx); err != nil {
 		return err
 	}
-	queues, err := c.prover.consumer(ctx, c.cfg)
+	queues, err := c.prover.Consumer(ctx, c.cfg)
 	if err != nil {
 		return err
 	}

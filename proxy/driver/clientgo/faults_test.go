@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
 )
 
 // pause stops the broker's process without closing its connections, until the test's end or resume.
@@ -181,7 +182,7 @@ func TestARefusedBrokerAddressIsFoundBeforeAnythingStartsAndWhileItRuns(t *testi
 	wantReason(t, "OpenProducer", err, driver.AddressRefused)
 	_, err = h.driver.OpenConsumer(within(t, 20*time.Second), cc)
 	wantReason(t, "OpenConsumer", err, driver.AddressRefused)
-	p.cfg.Connection.AllowAddress, c.prover.connection.AllowAddress = refuse, refuse
+	p.cfg.Connection.AllowAddress, c.prover.Routes = refuse, proof.Fresh{Wire: c.wire, Allow: refuse}
 	wantReason(t, "the running producer's check", p.check(within(t, checkLimit)), driver.AddressRefused)
 	wantReason(t, "the running consumer's check", c.check(within(t, checkLimit)), driver.AddressRefused)
 }

@@ -7,21 +7,22 @@ import (
 	"context"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
 // Lag implements driver.Consumer: what the queues have beyond what came to this process, and what waits here. Retries that are still in the broker
 // are counted with the first subscription, because their topic is only known when they come; delayed ones do not count before they are due.
 func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
-	if !c.gate.enter() {
+	if !c.gate.Enter() {
 		return nil, errClosed()
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	came, waits := c.leases.progress()
 	lags := make([]driver.Lag, len(c.cfg.Subscriptions))
 	for i, s := range c.cfg.Subscriptions {
 		lags[i] = driver.Lag{Topic: s.Topic, Waiting: waits[s.Topic]}
-		n, err := c.behind(ctx, c.prover.name(s.Topic), came)
+		n, err := c.behind(ctx, c.prover.Name(s.Topic), came)
 		if err != nil {
 			return nil, wire.Errorf(err, "ask for the lag in %q", s.Topic)
 		}
@@ -43,7 +44,7 @@ func (c *consumer) behind(ctx context.Context, topic string, came map[queueKey]i
 	}
 	queues := route.Readable(topic)
 	behind := make([]int64, len(queues))
-	err = c.prover.all(ctx, len(queues), func(ctx context.Context, i int) error {
+	err = proof.All(ctx, len(queues), func(ctx context.Context, i int) error {
 		q := queues[i]
 		_, next, err := c.wire.Bounds(ctx, q, c.group)
 		if err != nil {

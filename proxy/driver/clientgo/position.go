@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
@@ -15,12 +16,12 @@ import (
 // retry only after about 40 s) and a position in each queue (otherwise the broker's own rules for new groups apply, which start a "latest"
 // group on a young topic at its oldest message, and let a quiet queue have no position for half a minute).
 func (p *prover) prepareGroup(ctx context.Context, cfg driver.ConsumerConfig, queues []wire.Queue) error {
-	group := p.name(cfg.Group)
-	brokers := brokersOf(queues)
+	group := p.Name(cfg.Group)
+	brokers := proof.Brokers(queues)
 	_, err := p.wire.Route(ctx, wire.RetryTopic(group))
 	code, _ := wire.CodeOf(err)
 	fresh := code == wire.CodeTopicNotExist
-	err = p.all(ctx, len(brokers), func(ctx context.Context, i int) error {
+	err = proof.All(ctx, len(brokers), func(ctx context.Context, i int) error {
 		// Asking whether one may send to a retry topic makes it, with the rights of a consumer.
 		if err := p.wire.MaySend(ctx, brokers[i].Address, group, wire.RetryTopic(group)); err != nil {
 			return wire.Errorf(err, "make the retry topic of group %q at broker %s", cfg.Group, brokers[i].Broker)
@@ -30,7 +31,7 @@ func (p *prover) prepareGroup(ctx context.Context, cfg driver.ConsumerConfig, qu
 	if err != nil {
 		return err
 	}
-	if err := p.all(ctx, len(queues), func(ctx context.Context, i int) error { return p.position(ctx, cfg, queues[i], fresh) }); err != nil {
+	if err := proof.All(ctx, len(queues), func(ctx context.Context, i int) error { return p.position(ctx, cfg, queues[i], fresh) }); err != nil {
 		return err
 	}
 	return p.awaitRetryRoute(ctx, group, brokers)
@@ -38,7 +39,7 @@ func (p *prover) prepareGroup(ctx context.Context, cfg driver.ConsumerConfig, qu
 
 // position writes the start position of the group in q if it has none. fresh says that the group has not been used before.
 func (p *prover) position(ctx context.Context, cfg driver.ConsumerConfig, q wire.Queue, fresh bool) error {
-	group := p.name(cfg.Group)
+	group := p.Name(cfg.Group)
 	at, err := p.wire.ConsumerOffset(ctx, q, group)
 	if err != nil {
 		return wire.Errorf(err, "ask for the position of group %q in queue %d of %q", cfg.Group, q.ID, q.Topic)
@@ -95,7 +96,7 @@ func (p *prover) awaitRetryRoute(ctx context.Context, group string, brokers []wi
 	defer again.Stop()
 	for {
 		route, err := p.wire.Route(ctx, wire.RetryTopic(group))
-		if err == nil && len(brokersOf(route.Readable(wire.RetryTopic(group)))) >= len(brokers) {
+		if err == nil && len(proof.Brokers(route.Readable(wire.RetryTopic(group)))) >= len(brokers) {
 			return nil
 		}
 		select {

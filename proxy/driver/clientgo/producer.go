@@ -18,6 +18,8 @@ import (
 	library "github.com/apache/rocketmq-client-go/v2/producer"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/gate"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
@@ -36,7 +38,7 @@ type producer struct {
 	labels   context.Context // carries the pprof label
 	library  rocketmq.Producer
 	resolver *resolver
-	gate     *gate
+	gate     *gate.Gate
 	health   health
 	watching sync.WaitGroup
 }
@@ -50,7 +52,7 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 	if err != nil {
 		return nil, err
 	}
-	p := &producer{driver: d, cfg: cfg, resolver: r, gate: newGate()}
+	p := &producer{driver: d, cfg: cfg, resolver: r, gate: gate.New()}
 	if err := p.prove(ctx); err != nil {
 		return nil, err
 	}
@@ -62,7 +64,7 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 	if err := p.learnRoutes(ctx); err != nil {
 		p.logQuietly("The library looks for the topics only when something is sent", err)
 	}
-	p.watching.Go(func() { p.health.watch(p.gate.life, p.check) })
+	p.watching.Go(func() { p.health.watch(p.gate.Life(), p.check) })
 	return p, nil
 }
 
@@ -70,7 +72,7 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 func (p *producer) prove(ctx context.Context) error {
 	w := wire.New(p.cfg.Connection, wire.Options{})
 	defer w.Close()
-	return (&prover{wire: w, connection: p.cfg.Connection}).producer(ctx, p.cfg.Group, p.cfg.Topics)
+	return newProver(w, p.cfg.Connection).Producer(ctx, p.cfg.Group, p.cfg.Topics)
 }
 
 // check is the running client's: what prove does but for the question whether each topic may be written, which brokers log as a wrong request.
@@ -80,13 +82,13 @@ func (p *producer) check(ctx context.Context) error {
 	}
 	w := wire.New(p.cfg.Connection, wire.Options{})
 	defer w.Close()
-	pr := &prover{wire: w, connection: p.cfg.Connection}
-	return pr.all(ctx, len(p.cfg.Topics), func(ctx context.Context, i int) error {
-		route, err := pr.route(ctx, "", p.cfg.Topics[i])
+	pr := newProver(w, p.cfg.Connection)
+	return proof.All(ctx, len(p.cfg.Topics), func(ctx context.Context, i int) error {
+		route, err := pr.Route(ctx, "", p.cfg.Topics[i])
 		if err != nil {
 			return err
 		}
-		for _, q := range brokersOf(route.Writable(pr.name(p.cfg.Topics[i]))) {
+		for _, q := range proof.Brokers(route.Writable(pr.Name(p.cfg.Topics[i]))) {
 			if err := w.HeartBeat(ctx, q.Address, wire.Heartbeat{ClientID: string(p.cfg.ClientID)}); err != nil {
 				return wire.Errorf(err, "ask broker %s", q.Broker)
 			}
@@ -171,7 +173,7 @@ func (p *producer) Err() error { return p.health.err() }
 
 // Close implements driver.Producer.
 func (p *producer) Close(ctx context.Context) error {
-	if err := p.gate.close(ctx, p.shutdown); err != nil {
+	if err := p.gate.Close(ctx, p.shutdown); err != nil {
 		return wire.Errorf(err, "close the producer of group %q", p.cfg.Group)
 	}
 	return nil
@@ -179,7 +181,7 @@ func (p *producer) Close(ctx context.Context) error {
 
 func (p *producer) shutdown() error {
 	// 1. Sends under way were cancelled when the gate was shut; each has its answer when this returns.
-	p.gate.inside.Wait()
+	p.gate.Wait()
 	p.watching.Wait()
 	// 2. The library's timers end and its broker connections are closed. It does not wait for anything.
 	err := guarded("shut the producer down", p.library.Shutdown)

@@ -36,16 +36,16 @@ func (p *producer) Send(ctx context.Context, topic string, msgs []*driver.Messag
 			results[i].MessageID = m.ID
 		}
 	}
-	if !p.gate.enter() {
+	if !p.gate.Enter() {
 		return failAll(results, errClosed())
 	}
-	defer p.gate.leave()
+	defer p.gate.Leave()
 	if !p.sends(topic) {
 		return failAll(results, driver.Errorf(driver.TopicNotFound, "topic", "%q is not among the topics of this producer, which are %q", topic, p.cfg.Topics))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(p.gate.life, cancel)()
+	defer context.AfterFunc(p.gate.Life(), cancel)()
 	for _, request := range p.requests(p.valid(topic, msgs, results)) {
 		p.store(ctx, topic, request)
 	}
@@ -166,7 +166,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // ended is why a send stops when its context has ended: the client is closing, or the caller's time is over. last is the error before.
 func (p *producer) ended(ctx context.Context, last error) error {
-	if p.gate.life.Err() != nil {
+	if p.gate.Shut() {
 		return errClosed()
 	}
 	if last == nil {
@@ -193,9 +193,9 @@ func (p *producer) try(ctx context.Context, topic string, request []entry, avoid
 	choice := newChoice(avoid)
 	msgs := p.encode(topic, request, choice)
 	done := make(chan answer, 1)
-	p.gate.inside.Add(1) // we are inside, so it cannot be zero
+	p.gate.Stay()
 	go func() {
-		defer p.gate.inside.Done()
+		defer p.gate.Leave()
 		pprof.SetGoroutineLabels(p.labels)
 		var a answer
 		a.err = guarded("send", func() (err error) {
@@ -234,7 +234,7 @@ func (p *producer) encode(topic string, request []entry, choice *primitive.Messa
 // judge turns the library's answer into ours: OK is only what is stored as safely as the broker is configured to.
 func (p *producer) judge(a answer) answer {
 	switch {
-	case a.err != nil && p.gate.life.Err() != nil:
+	case a.err != nil && p.gate.Shut():
 		a.err = errClosed()
 	case a.err != nil:
 		a.err = sendError(a.err)

@@ -14,6 +14,7 @@ import (
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/gate"
 )
 
 func TestSendErrorsGetTheirReason(t *testing.T) {
@@ -42,7 +43,7 @@ func TestSendErrorsGetTheirReason(t *testing.T) {
 }
 
 func TestOnlySendOKIsStored(t *testing.T) {
-	p := &producer{gate: newGate()}
+	p := &producer{gate: gate.New()}
 	judge := func(status primitive.SendStatus) error {
 		return p.judge(answer{result: &primitive.SendResult{Status: status}}).err
 	}

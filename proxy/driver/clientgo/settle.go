@@ -34,10 +34,10 @@ func levelFor(delay time.Duration) (level int, effective time.Duration) {
 // Nack implements driver.Consumer. The broker stores a copy in the group's retry topic, to be delivered after the delay; when it has confirmed that,
 // the original gets the verdict "consumed", so that the queue's position moves on. Between the two a crash gives the message twice.
 func (c *consumer) Nack(ctx context.Context, h driver.Handle, delay time.Duration) (time.Duration, error) {
-	if !c.gate.enter() {
+	if !c.gate.Enter() {
 		return 0, errClosed()
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	a, err := c.leases.settle(h)
 	if err != nil {
 		return 0, err
@@ -61,10 +61,10 @@ func (c *consumer) Nack(ctx context.Context, h driver.Handle, delay time.Duratio
 // the dead-letter topic, and make that topic if need be. Asking the broker to move its own copy (CONSUMER_SEND_MSG_BACK with level -1) would be
 // shorter, but has no place for the reason; sending to the dead-letter topic directly fails until some message has gone there the other way.
 func (c *consumer) DeadLetter(ctx context.Context, m *driver.Received, reason string) error {
-	if !c.gate.enter() {
+	if !c.gate.Enter() {
 		return errClosed()
 	}
-	defer c.gate.leave()
+	defer c.gate.Leave()
 	a, err := c.leases.settle(m.Handle)
 	if err != nil {
 		return err
@@ -91,13 +91,13 @@ func (c *consumer) DeadLetter(ctx context.Context, m *driver.Received, reason st
 func (c *consumer) write(ctx context.Context, a *arrival, ask func(ctx context.Context, address string) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.gate.life, cancel)()
+	defer context.AfterFunc(c.gate.Life(), cancel)()
 	address, ok := (*c.masters.Load())[a.content.Broker]
 	if !ok {
 		return driver.Errorf(driver.Unavailable, "", "broker %q has no master at present", a.content.Broker)
 	}
 	err := ask(ctx, address)
-	if err != nil && c.gate.life.Err() != nil {
+	if err != nil && c.gate.Shut() {
 		return errClosed()
 	}
 	return err
