@@ -23,5 +23,6 @@ func sameConsumer(a, b driver.ConsumerConfig) bool {
 }
 
 func sameConnection(a, b driver.Connection) bool {
-	return slices.Equal(a.NameServers, b.NameServers) && a.Namespace == b.Namespace && a.Credentials == b.Credentials
+	return slices.Equal(a.NameServers, b.NameServers) && a.Namespace == b.Namespace && a.Credentials == b.Credentials &&
+		a.TLS == b.TLS
 }

@@ -91,6 +91,9 @@ func validateCommon(c *Connection, group string) error {
 			return Errorf(Invalid, "connection.nameServers["+strconv.Itoa(i)+"]", "%q is not host:port", address)
 		}
 	}
+	if _, err := c.TLS.Config(); err != nil {
+		return err
+	}
 	switch {
 	case group == "":
 		return Errorf(Invalid, "group", "the group is empty")

@@ -69,6 +69,8 @@ type Connection struct {
 	Namespace string
 	// Credentials of RocketMQ's ACL; the zero value = none.
 	Credentials Credentials
+	// TLS encrypts the connections; the zero value = plain TCP.
+	TLS TLS
 	// AllowAddress is asked before each connection is dialled, with the resolved IP:port. An error refuses the connection. Never nil.
 	AllowAddress func(addr string) error
 }

@@ -39,6 +39,7 @@ type Client struct {
 		preferred int
 	}
 	dials sync.WaitGroup // attempts to connect
+	calls sync.WaitGroup // goroutines of Go
 	conns sync.WaitGroup // goroutines of connections; only an attempt adds to it
 }
 
@@ -68,6 +69,7 @@ func (c *Client) Close() {
 		conn.fail(errClosed())
 	}
 	c.conns.Wait()
+	c.calls.Wait()
 }
 
 // CloseIdle ends the connections on which nothing waits. The next request dials again.
@@ -119,6 +121,11 @@ func (c *Client) Invoke(ctx context.Context, address string, cmd *Command) (*Com
 func (c *Client) ask(ctx context.Context, address string, cmd *Command) (*Command, error) {
 	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
 	defer cancel()
+	return c.exchange(ctx, address, cmd)
+}
+
+// exchange is ask with ctx as the only bound.
+func (c *Client) exchange(ctx context.Context, address string, cmd *Command) (*Command, error) {
 	cmd.Version = protocolVersion
 	sign(cmd, c.connection.Credentials)
 	answer, err := c.askOnce(ctx, address, cmd)
@@ -130,6 +137,27 @@ func (c *Client) ask(ctx context.Context, address string, cmd *Command) (*Comman
 		return nil, errClosed()
 	}
 	return answer, err
+}
+
+// Go sends cmd to address and returns at once, also when the connection must be dialled first. done is called exactly once, from another goroutine,
+// with an answer of any code or an error; it must not block. timeout bounds everything from now on. After Close done gets driver.ErrClosed.
+func (c *Client) Go(address string, cmd *Command, timeout time.Duration, done func(answer *Command, err error)) {
+	c.state.Lock()
+	closed := c.state.closed
+	if !closed {
+		c.calls.Add(1)
+	}
+	c.state.Unlock()
+	if closed {
+		go done(nil, errClosed())
+		return
+	}
+	go func() {
+		defer c.calls.Done()
+		ctx, cancel := context.WithTimeout(c.life, timeout)
+		defer cancel()
+		done(c.exchange(ctx, address, cmd))
+	}()
 }
 
 func (c *Client) askOnce(ctx context.Context, address string, cmd *Command) (*Command, error) {
@@ -228,7 +256,7 @@ func (s *slot) over() bool {
 
 // fill dials. The result is set before ready is closed, and Close waits for it.
 func (c *Client) fill(address string, s *slot) {
-	socket, err := dial(c.life, address, c.connection.AllowAddress)
+	socket, err := dial(c.life, address, &c.connection)
 	if err != nil {
 		s.err = err
 		if c.life.Err() != nil {

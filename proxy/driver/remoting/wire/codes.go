@@ -22,6 +22,12 @@ const (
 	reqConsumerConnections  = 203
 	reqConsumeStats         = 208
 	reqSendMessageV2        = 310
+	reqSendBatch            = 320
+	reqPop                  = 200050 // 5.x
+	reqAck                  = 200051 // 5.x
+	reqChangeInvisible      = 200053 // 5.x
+	reqNotification         = 200054 // 5.x
+	reqBatchAck             = 200151 // 5.x
 )
 
 // Response codes, from org.apache.rocketmq.remoting.protocol.ResponseCode and RemotingSysResponseCode, 5.5.0.
@@ -46,6 +52,8 @@ const (
 	CodeGroupNotExist        = 26
 	CodeInvalidParameter     = 29
 	CodeConsumerNotOnline    = 206
+	CodePollingFull          = 209 // more long polls wait than the broker takes
+	CodePollTimeout          = 210 // a pop found nothing
 )
 
 // Bits of the header's flag.

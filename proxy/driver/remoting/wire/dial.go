@@ -46,22 +46,31 @@ func Resolve(ctx context.Context, address string, allow func(string) error) ([]n
 	return found, nil
 }
 
-// dial connects to address, or to the first of its addresses that answers. What is dialled is what was checked: the name is resolved once.
-func dial(ctx context.Context, address string, allow func(string) error) (net.Conn, error) {
+// dial connects to address, or to the first of its addresses that answers. What is dialled is what was checked: the name is resolved once. With
+// TLS the handshake is part of it.
+func dial(ctx context.Context, address string, c *driver.Connection) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	found, err := Resolve(ctx, address, allow)
+	secure, err := c.TLS.Config()
+	if err != nil {
+		return nil, err
+	}
+	found, err := Resolve(ctx, address, c.AllowAddress)
 	if err != nil {
 		return nil, err
 	}
 	dialer := net.Dialer{KeepAlive: keepAlive}
 	var failed []error
 	for _, a := range found {
-		nc, err := dialer.DialContext(ctx, "tcp", a.String())
-		if err == nil {
-			return nc, nil
+		socket, err := dialer.DialContext(ctx, "tcp", a.String())
+		if err != nil {
+			failed = append(failed, err)
+			continue
 		}
-		failed = append(failed, err)
+		if secure == nil {
+			return socket, nil
+		}
+		return encrypt(ctx, socket, address, secure)
 	}
 	return nil, driver.Errorf(driver.Unavailable, "", "connect to %q: %w", address, errors.Join(failed...))
 }

@@ -5,10 +5,8 @@ package wire
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -23,11 +21,30 @@ const neverDeadLetter = 1 << 30
 
 // EncodeProperties writes properties as brokers store them, in the order of their names.
 func EncodeProperties(properties map[string]string) string {
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(properties)) {
-		b.WriteString(name + nameEnd + properties[name] + valueEnd)
+	return string(appendProperties(make([]byte, 0, propertiesBytes(properties)), properties))
+}
+
+// propertiesBytes is the length of what EncodeProperties writes.
+func propertiesBytes(properties map[string]string) int {
+	n := 0
+	for name, value := range properties {
+		n += len(name) + len(nameEnd) + len(value) + len(valueEnd)
 	}
-	return b.String()
+	return n
+}
+
+func appendProperties(dst []byte, properties map[string]string) []byte {
+	var few [16]string // most messages have no more, and it stays on the stack
+	names := few[:0]
+	for name := range properties {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		dst = append(append(dst, name...), nameEnd...)
+		dst = append(append(dst, properties[name]...), valueEnd...)
+	}
+	return dst
 }
 
 // Outgoing is a message for Send.
@@ -39,7 +56,9 @@ type Outgoing struct {
 	Broker     string
 	Properties map[string]string
 	Body       []byte
-	BornTime   time.Time
+	// SysFlag says how the body is compressed; see Compress.
+	SysFlag  int
+	BornTime time.Time
 	// Reconsumed and MaxReconsume matter for a retry topic: with Reconsumed > MaxReconsume the broker stores the message in the
 	// group's dead-letter topic, which it creates if need be.
 	Reconsumed, MaxReconsume int
@@ -55,27 +74,28 @@ type Stored struct {
 
 // Send stores one message and waits for the answer. Codes 10 to 12 are errors here: stored, but not as safely as configured.
 func (c *Client) Send(ctx context.Context, address string, m Outgoing) (Stored, error) {
+	answer, err := c.Invoke(ctx, address, m.command())
+	if err != nil {
+		return Stored{}, err
+	}
+	return decodeStored(answer)
+}
+
+func (m Outgoing) command() *Command {
+	return &Command{Code: reqSendMessageV2, Fields: sendFields(m), Body: m.Body}
+}
+
+// sendFields is the header of a send in its short form (SendMessageRequestHeaderV2, 5.5.0), for one message or a batch.
+func sendFields(m Outgoing) map[string]string {
 	fields := map[string]string{
-		"a": m.ProducerGroup, "b": m.Topic, "c": DefaultTopic, "d": "4", "e": strconv.Itoa(m.Queue), "f": "0",
+		"a": m.ProducerGroup, "b": m.Topic, "c": DefaultTopic, "d": "4", "e": strconv.Itoa(m.Queue), "f": strconv.Itoa(m.SysFlag),
 		"g": strconv.FormatInt(m.BornTime.UnixMilli(), 10), "h": "0", "i": EncodeProperties(m.Properties),
 		"j": strconv.Itoa(m.Reconsumed), "k": "false", "l": strconv.Itoa(m.MaxReconsume), "m": "false",
 	}
 	if m.Broker != "" {
 		fields["n"] = m.Broker
 	}
-	answer, err := c.Invoke(ctx, address, &Command{Code: reqSendMessageV2, Fields: fields, Body: m.Body})
-	if err != nil {
-		return Stored{}, err
-	}
-	queue, err := strconv.Atoi(answer.Fields["queueId"])
-	if err != nil {
-		return Stored{}, frameErrorf("queue id %q is not a number", answer.Fields["queueId"])
-	}
-	offset, err := strconv.ParseInt(answer.Fields["queueOffset"], 10, 64)
-	if err != nil {
-		return Stored{}, frameErrorf("queue offset %q is not a number", answer.Fields["queueOffset"])
-	}
-	return Stored{Queue: queue, Offset: offset, OffsetID: answer.Fields["msgId"]}, nil
+	return fields
 }
 
 // noSuchQueue is a queue id that no topic has.
