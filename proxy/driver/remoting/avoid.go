@@ -131,3 +131,11 @@ func (cl *cluster) leastBadLocked(v *view, not []string) share {
 		}
 	})
 }
+
+// hasOther reports whether topic has a broker that can be written to and is not in tried.
+func (cl *cluster) hasOther(name string, tried []string) bool {
+	cl.state.Lock()
+	defer cl.state.Unlock()
+	t := cl.state.topics[name]
+	return t != nil && t.view != nil && slices.ContainsFunc(t.view.shares, func(s share) bool { return !slices.Contains(tried, s.broker) })
+}

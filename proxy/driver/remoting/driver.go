@@ -34,6 +34,7 @@ type Driver struct {
 type clusterKey struct {
 	nameServers string
 	credentials driver.Credentials
+	tls         driver.TLS
 }
 
 // New makes the driver. Nothing runs before something is opened.
@@ -88,5 +89,5 @@ func (cl *cluster) release() {
 
 func keyOf(c driver.Connection) clusterKey {
 	servers := slices.Sorted(slices.Values(c.NameServers))
-	return clusterKey{nameServers: strings.Join(servers, ","), credentials: c.Credentials}
+	return clusterKey{nameServers: strings.Join(servers, ","), credentials: c.Credentials, tls: c.TLS}
 }

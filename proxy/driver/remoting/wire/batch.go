@@ -22,10 +22,13 @@ type Batch struct {
 	Queue    int
 	Broker   string
 	BornTime time.Time
+	// SysFlag says how the bodies are compressed, all of them alike or none: brokers write the request's flag on every message (MessageExtEncoder,
+	// 5.5.0). See Compress.
+	SysFlag  int
 	Messages []BatchMessage
 }
 
-// BatchMessage is a message of a Batch. Its body is stored as it is: nothing on the wire says that one of them is compressed.
+// BatchMessage is a message of a Batch. Its body is stored as it is.
 type BatchMessage struct {
 	Properties map[string]string
 	Body       []byte
@@ -44,9 +47,9 @@ func (c *Client) SendBatch(ctx context.Context, address string, b Batch) ([]Stor
 	if err != nil {
 		return nil, err
 	}
-	fields := sendFields(Outgoing{ProducerGroup: b.ProducerGroup, Topic: b.Topic, Queue: b.Queue, Broker: b.Broker, BornTime: b.BornTime})
+	fields := sendFields(Outgoing{ProducerGroup: b.ProducerGroup, Topic: b.Topic, Queue: b.Queue, Broker: b.Broker, BornTime: b.BornTime, SysFlag: b.SysFlag})
 	fields["m"] = "true"
-	answer, err := c.Invoke(ctx, address, &Command{Code: reqSendBatch, Fields: fields, Body: body})
+	answer, err := c.invokeSend(ctx, address, &Command{Code: reqSendBatch, Fields: fields, Body: body})
 	if err != nil {
 		return nil, err
 	}

@@ -72,13 +72,26 @@ type Stored struct {
 	OffsetID string
 }
 
-// Send stores one message and waits for the answer. Codes 10 to 12 are errors here: stored, but not as safely as configured.
+// Send stores one message and waits for the answer, until ctx ends, or for RequestTimeout when it has no end. Codes 10 to 12 are errors here: stored,
+// but not as safely as configured.
 func (c *Client) Send(ctx context.Context, address string, m Outgoing) (Stored, error) {
-	answer, err := c.Invoke(ctx, address, m.command())
+	answer, err := c.invokeSend(ctx, address, m.command())
 	if err != nil {
 		return Stored{}, err
 	}
 	return decodeStored(answer)
+}
+
+// invokeSend is Invoke with ctx's end as the only bound: how long a send may take is the user's choice, and may be longer than RequestTimeout.
+func (c *Client) invokeSend(ctx context.Context, address string, cmd *Command) (*Command, error) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		return c.Invoke(ctx, address, cmd)
+	}
+	answer, err := c.exchange(ctx, address, cmd)
+	if err == nil && answer.Code != CodeSuccess {
+		err = &AnswerError{Request: cmd.Code, Address: address, Code: answer.Code, Remark: answer.Remark}
+	}
+	return answer, err
 }
 
 func (m Outgoing) command() *Command {
