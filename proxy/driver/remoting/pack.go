@@ -17,7 +17,8 @@ const (
 	batchMessages = 1024
 	batchBytes    = 1 << 20
 	limitBytes    = batchBytes - batchMessages*frameBytes
-	// frameBytes is what a message of a batch has around body and properties: lengths and flags, and the names and ends of id, tag and keys.
+	// frameBytes is what a message of a batch has around what Bytes counts: 22 bytes of lengths and flags, 22 for the names and ends of id, tag and
+	// keys, and a blank between keys.
 	frameBytes = 64
 )
 
@@ -54,7 +55,7 @@ func pack(entries []entry, compressAbove int) []request {
 		if compressAbove > 0 && len(m.Body) > compressAbove {
 			m.Body, sysFlag = wire.Compress(m.Body)
 		}
-		size := len(m.Body) - len(e.message.Body) + int(e.message.Bytes()) + frameBytes + len(e.message.Keys) + 2*len(m.Properties)
+		size := encodedBytes(m)
 		kind := min(sysFlag, 1)
 		p := open[kind]
 		if p != nil && (len(p.entries) >= batchMessages || p.size+size > batchBytes) {
@@ -74,6 +75,15 @@ func pack(entries []entry, compressAbove int) []request {
 		}
 	}
 	return done
+}
+
+// encodedBytes is the size of m in a batch: 22 bytes of lengths and flags, the body, and the properties with an end after each name and value.
+func encodedBytes(m wire.BatchMessage) int {
+	n := 22 + len(m.Body)
+	for name, value := range m.Properties {
+		n += len(name) + len(value) + 2
+	}
+	return n
 }
 
 type packing struct {

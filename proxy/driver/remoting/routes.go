@@ -45,8 +45,8 @@ type topic struct {
 // view is a route as it is used. It never changes, but for turn.
 type view struct {
 	route *wire.Route
-	// turn counts sends, for the choice of queues.
-	turn atomic.Uint64
+	// turn counts sends, for the choice of queues. Views that are cut from this one share it.
+	turn *atomic.Uint64
 	// shares are the brokers with queues that can be written; queues is the sum.
 	shares []share
 	queues int
@@ -59,8 +59,8 @@ type share struct {
 }
 
 func newView(name string, r *wire.Route) *view {
-	v := &view{route: r}
-	v.turn.Store(rand.Uint64())
+	v := &view{route: r, turn: new(atomic.Uint64)}
+	v.turn.Store(rand.Uint64() >> 1)
 	for _, q := range r.Writable(name) {
 		if n := len(v.shares); n == 0 || v.shares[n-1].broker != q.Broker {
 			v.shares = append(v.shares, share{broker: q.Broker, address: q.Address})
@@ -263,8 +263,7 @@ func (cl *cluster) writable(ctx context.Context, name string) (*view, error) {
 
 // limited is v with at most most queues a broker.
 func (v *view) limited(most int) *view {
-	l := &view{route: v.route}
-	l.turn.Store(rand.Uint64())
+	l := &view{route: v.route, turn: v.turn}
 	for _, s := range v.shares {
 		s.queues = min(s.queues, most)
 		l.shares = append(l.shares, s)
