@@ -21,7 +21,7 @@ func (c *Cluster) askBroker(ctx context.Context, code int, fields map[string]str
 }
 
 func (c *Cluster) askNameServer(ctx context.Context, code int, fields map[string]string) ([]byte, error) {
-	return call(ctx, loopback(c.ports.nameServer), c.admin, code, fields, nil)
+	return call(ctx, c.nameServerAddr(), c.admin, code, fields, nil)
 }
 
 func (c *Cluster) nameServerAnswers(ctx context.Context) error {
@@ -51,8 +51,8 @@ func (c *Cluster) brokerRegistered(ctx context.Context) error {
 	if err := json.Unmarshal(bareKey.ReplaceAll(body, []byte(`$1"$2":`)), &info); err != nil {
 		return fmt.Errorf("read the cluster list: %w", err)
 	}
-	if got := info.BrokerAddrTable[brokerName].BrokerAddrs["0"]; got != c.BrokerAddr() {
-		return fmt.Errorf("the cluster list names %q as %s, want %s", got, brokerName, c.BrokerAddr())
+	if got := info.BrokerAddrTable[c.options.BrokerName].BrokerAddrs["0"]; got != c.BrokerAddr() {
+		return fmt.Errorf("the cluster list names %q as %s, want %s", got, c.options.BrokerName, c.BrokerAddr())
 	}
 	return nil
 }
@@ -256,7 +256,7 @@ func takeObject(text []byte, into any) ([]byte, error) {
 func (c *Cluster) Admin(ctx context.Context, args ...string) (string, error) {
 	argv := javaCommand(c.dir, c.lib, append([]string{"-Xmx256m"}, quickFlags...)...)
 	argv = append(argv, "org.apache.rocketmq.tools.command.MQAdminStartup")
-	argv = append(append(argv, args...), "-n", loopback(c.ports.nameServer))
+	argv = append(append(argv, args...), "-n", c.nameServerAddr())
 	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
 	if err != nil {
 		return string(out), fmt.Errorf("mqadmin %s: %w\n%s", strings.Join(args, " "), err, tail(out, 15))

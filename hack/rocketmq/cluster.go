@@ -14,7 +14,6 @@ import (
 )
 
 const (
-	brokerName  = "broker-a"
 	clusterName = "DefaultCluster"
 	// A start takes 4 s on idle cores; a CI machine that compiles at the same time has needed 40.
 	startTimeout = 2 * time.Minute
@@ -22,7 +21,7 @@ const (
 	pollPeriod   = 50 * time.Millisecond
 )
 
-// Cluster is one name server and one broker. All methods are safe for concurrent use; those that start or stop a process
+// Cluster is one name server and one broker, or, with Options.Join, one more broker of another Cluster. All methods are safe for concurrent use; those that start or stop a process
 // run one after the other.
 type Cluster struct {
 	options Options
@@ -62,11 +61,13 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 		return nil, errors.Join(err, c.Stop())
 	}
 	fmt.Fprintf(options.Log, "rocketmq: starting Apache RocketMQ %s (name server %s, broker %s, home %s), usually 4-10 s\n",
-		options.Version, loopback(c.ports.nameServer), c.BrokerAddr(), c.dir)
+		options.Version, c.nameServerAddr(), c.BrokerAddr(), c.dir)
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	if err := c.StartNameServer(ctx); err != nil {
-		return nil, errors.Join(err, c.Stop())
+	if c.options.Join == nil {
+		if err := c.StartNameServer(ctx); err != nil {
+			return nil, errors.Join(err, c.Stop())
+		}
 	}
 	if err := c.StartBroker(ctx); err != nil {
 		return nil, errors.Join(err, c.Stop())
@@ -87,14 +88,34 @@ func (c *Cluster) prepare() (err error) {
 	if c.ports, err = takePorts(); err != nil {
 		return err
 	}
-	if c.options.ACL {
+	switch {
+	case c.options.Join != nil:
+		c.admin = c.options.Join.admin
+	case c.options.ACL:
 		c.admin = newCredentials("administrator")
 	}
 	return c.writeFiles()
 }
 
 // NameServers returns the name server's address, host:port, as Connection.nameServers takes it.
-func (c *Cluster) NameServers() []string { return []string{loopback(c.ports.nameServer)} }
+func (c *Cluster) NameServers() []string { return []string{c.nameServerAddr()} }
+
+func (c *Cluster) nameServerAddr() string {
+	if c.options.Join != nil {
+		return c.options.Join.nameServerAddr()
+	}
+	return loopback(c.ports.nameServer)
+}
+
+// hasNameServer reports whether the name server is running. It wants life held.
+func (c *Cluster) hasNameServer() bool {
+	if other := c.options.Join; other != nil {
+		other.life.Lock()
+		defer other.life.Unlock()
+		return other.hasNameServer()
+	}
+	return c.nameServer.running()
+}
 
 // BrokerAddr is the broker's address, host:port, the same after each restart.
 func (c *Cluster) BrokerAddr() string { return loopback(c.ports.broker) }
@@ -120,6 +141,9 @@ func (c *Cluster) BrokerPID() int {
 func (c *Cluster) StartNameServer(ctx context.Context) error {
 	c.life.Lock()
 	defer c.life.Unlock()
+	if c.options.Join != nil {
+		return errors.New("start the name server: this cluster uses another one's")
+	}
 	if err := c.mayStart("name server", c.nameServer); err != nil {
 		return err
 	}
@@ -153,7 +177,7 @@ func (c *Cluster) StartBroker(ctx context.Context) error {
 	if err := c.await(ctx, p, "the broker to answer", c.brokerAnswers); err != nil {
 		return err
 	}
-	if c.nameServer.running() {
+	if c.hasNameServer() {
 		return c.await(ctx, p, "the broker to register at the name server", c.brokerRegistered)
 	}
 	return nil

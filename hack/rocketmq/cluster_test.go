@@ -115,7 +115,7 @@ func TestBrokerSurvivesKillOnTheSamePortsWithItsMessages(t *testing.T) {
 func sumOfMaxOffsets(out string) int {
 	sum := 0
 	for line := range strings.Lines(out) {
-		if f := strings.Fields(line); len(f) >= 4 && f[0] == brokerName {
+		if f := strings.Fields(line); len(f) >= 4 && f[0] == "broker-a" {
 			for _, digit := range []byte(f[3]) {
 				sum += int(digit - '0') // one message per queue at most
 			}
@@ -339,4 +339,24 @@ func TestTheOldLineStartsAndTakesMessages(t *testing.T) {
 	must(t, c.KillBroker())
 	must(t, c.StartBroker(ctx))
 	must(t, send(ctx, c, "old", Credentials{}))
+}
+
+func TestASecondBrokerJoinsAndTakesItsShareOfATopic(t *testing.T) {
+	c := shared.Cluster(t)
+	ctx := testContext(t)
+	other := StartForTest(t, Options{Join: c})
+	must(t, c.CreateTopic(ctx, "shared-by-two", 1, nil))
+	must(t, other.CreateTopic(ctx, "shared-by-two", 1, nil))
+	out, err := other.Admin(ctx, "topicRoute", "-t", "shared-by-two")
+	must(t, err)
+	for _, want := range []string{"broker-a", "broker-b", c.BrokerAddr(), other.BrokerAddr()} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the route lacks %s:\n%s", want, out)
+		}
+	}
+	must(t, other.KillBroker())
+	must(t, other.StartBroker(ctx))
+	if err := other.StartNameServer(ctx); err == nil {
+		t.Error("a cluster that joined another one started a name server")
+	}
 }

@@ -12,6 +12,8 @@
 // Administration speaks RocketMQ's remoting protocol directly, some thirty lines of it, because a JVM per question costs
 // about a second. It shares no code with the wire client that it helps to test. Admin runs the real mqadmin for the rest.
 //
+// Options.Join adds a second broker to a running cluster.
+//
 // Tests use Shared, which starts one cluster for a test binary on first use:
 //
 //	var broker = rocketmq.NewShared(rocketmq.Options{})

@@ -26,6 +26,11 @@ type Options struct {
 	Version string
 	// ACL switches on authentication and authorization; Cluster.Administrator then holds the first user. Only 5.x.
 	ACL bool
+	// Join makes this cluster a second broker of another one, which must outlive it: it has no name server of its own, and the version, the ACL
+	// and the administrator of the other.
+	Join *Cluster
+	// BrokerName is "broker-a" by default, and "broker-b" for one that joins another.
+	BrokerName string
 	// Dir holds configuration, store and logs. Empty: a temporary folder, removed by Stop. A named one is kept.
 	Dir string
 	// Heap is the broker's maximum heap, as the JVM's -Xmx takes it; default "1g".
@@ -42,6 +47,15 @@ type Options struct {
 
 // withDefaults also refuses what cannot work.
 func (o Options) withDefaults() (Options, error) {
+	if o.Join != nil {
+		o.Version, o.ACL = o.Join.options.Version, o.Join.options.ACL
+		if o.BrokerName == "" {
+			o.BrokerName = "broker-b"
+		}
+	}
+	if o.BrokerName == "" {
+		o.BrokerName = "broker-a"
+	}
 	if o.Version == "" {
 		o.Version = Version5
 	}
@@ -110,11 +124,11 @@ func (c *Cluster) brokerCommand() []string {
 func (c *Cluster) brokerConf() map[string]string {
 	conf := map[string]string{
 		"brokerClusterName":           "DefaultCluster",
-		"brokerName":                  brokerName,
+		"brokerName":                  c.options.BrokerName,
 		"brokerId":                    "0",
 		"brokerIP1":                   "127.0.0.1",
 		"brokerIP2":                   "127.0.0.1",
-		"namesrvAddr":                 loopback(c.ports.nameServer),
+		"namesrvAddr":                 c.nameServerAddr(),
 		"listenPort":                  strconv.Itoa(c.ports.broker),
 		"haListenPort":                strconv.Itoa(c.ports.ha),
 		"storePathRootDir":            filepath.Join(c.dir, "store"),
