@@ -5,6 +5,7 @@ package remoting
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,4 +90,54 @@ func (cl *cluster) knows(name string) bool {
 	defer cl.state.Unlock()
 	t := cl.state.topics[name]
 	return t != nil && t.view != nil
+}
+
+// writers send one message after the other, from several goroutines; every error fails the test.
+type writers struct {
+	end   context.CancelFunc
+	group sync.WaitGroup
+
+	mu     sync.Mutex
+	stored map[string]int // by broker
+}
+
+func startWriters(t testing.TB, p driver.Producer, topic string, n int) *writers {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &writers{end: cancel, stored: map[string]int{}}
+	for range n {
+		w.group.Go(func() {
+			for ctx.Err() == nil {
+				limit, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+				r := p.Send(limit, topic, messages(topic, 1))[0]
+				cancel()
+				if r.Err != nil {
+					t.Errorf("send: %v", r.Err)
+				}
+				w.mu.Lock()
+				w.stored[r.Broker]++
+				w.mu.Unlock()
+			}
+		})
+	}
+	t.Cleanup(w.stop)
+	return w
+}
+
+func (w *writers) stop() {
+	w.end()
+	w.group.Wait()
+}
+
+// since counts what broker stored since forget.
+func (w *writers) since(broker string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stored[broker]
+}
+
+func (w *writers) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.stored)
 }
