@@ -23,7 +23,7 @@ func TestTenThousandProducersShareConnectionsProofsAndGoroutines(t *testing.T) {
 	f.everywhere("orders", 4)
 	f.everywhere("bills", 4)
 	first := f.producer(f.config("orders", "bills"))
-	before := runtime.NumGoroutine()
+	before, heapBefore := runtime.NumGoroutine(), heap()
 	const n = 10_000
 	all := make([]driver.Producer, n)
 	began := time.Now()
@@ -53,6 +53,11 @@ func TestTenThousandProducersShareConnectionsProofsAndGoroutines(t *testing.T) {
 	if more := runtime.NumGoroutine() - before; more > 0 {
 		t.Errorf("%d goroutines more than with one producer", more)
 	}
+	if each := (heap() - heapBefore) / n; each > 2048 {
+		t.Errorf("an idle producer costs %d bytes", each)
+	} else {
+		t.Logf("an idle producer costs %d bytes", each)
+	}
 	for name, b := range f.brokers {
 		if b.connections() != 1 || b.asked(codeSend) > 20 {
 			t.Errorf("broker %s: %d connections, %d questions", name, b.connections(), b.asked(codeSend))
@@ -69,6 +74,13 @@ func TestTenThousandProducersShareConnectionsProofsAndGoroutines(t *testing.T) {
 	if left := len(f.driver.clusters); left != 0 {
 		t.Errorf("%d clusters after the last close", left)
 	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 func TestConnectionsThatDifferAreNotShared(t *testing.T) {
@@ -126,6 +138,19 @@ func TestAnOpenThatFailsLeavesNothing(t *testing.T) {
 	if left := len(f.driver.clusters); left != 0 {
 		t.Errorf("%d clusters are left", left)
 	}
+}
+
+func TestABrokerThatIsDownHindersNoOpenWhereAnotherOneAnswers(t *testing.T) {
+	noLeaks(t)
+	f := newFakeRocket(t, 1, "a", "b")
+	f.everywhere("orders", 1)
+	f.brokers["a"].stop()
+	send(t, f.producer(f.config("orders")), "orders", 1)
+	f.brokers["b"].stop()
+	cfg := f.config("orders")
+	cfg.Connection.Credentials.AccessKey = "somebody else" // so that nothing is proven yet
+	_, err := f.driver.OpenProducer(within(t, 5*time.Second), cfg)
+	wantReason(t, "with both down", err, driver.Unavailable)
 }
 
 func TestATopicThatTheBrokerCreatesIsSentTo(t *testing.T) {

@@ -17,6 +17,8 @@ const (
 	// retryPause is before a second try at the same broker; it doubles with each further one, up to retryPauseMost. Another broker is tried at once.
 	retryPause     = 20 * time.Millisecond
 	retryPauseMost = time.Second
+	// blameAfter is how long a broker has not answered when the end of the caller's time counts against it.
+	blameAfter = 500 * time.Millisecond
 )
 
 // Send implements driver.Producer.
@@ -149,6 +151,9 @@ func (p *producer) try(ctx context.Context, name string, r request, tried []stri
 	to := p.cluster.pick(v, tried)
 	began := time.Now()
 	stored, err := p.put(limit, name, to, r)
+	if took := time.Since(began); err != nil && took > blameAfter && ctx.Err() != nil && !p.gate.Shut() {
+		p.cluster.trouble(to.broker, err)
+	}
 	switch {
 	case err != nil:
 		return nil, to.broker, p.judge(ctx, to.broker, name, err)
@@ -176,7 +181,7 @@ func (p *producer) put(ctx context.Context, name string, to target, r request) (
 }
 
 // judge turns a failed try into the answer, and draws the conclusions: brokers that do not answer or are too busy are avoided, and a route that led to a
-// dead broker, to an unknown queue or topic or to one that takes no messages is asked for again. The end of the caller's time says nothing.
+// dead broker, to an unknown queue or topic or to one that takes no messages is asked for again.
 func (p *producer) judge(ctx context.Context, broker, name string, err error) error {
 	if p.gate.Shut() {
 		return errClosed()

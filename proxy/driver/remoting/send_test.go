@@ -138,6 +138,23 @@ func TestABrokerThatHangsCostsOneSendTimeoutAndIsThenAvoided(t *testing.T) {
 	}
 }
 
+func TestABrokerThatLetsCallersTimesEndIsAvoided(t *testing.T) {
+	noLeaks(t)
+	f := newFakeRocket(t, 1, "a", "b")
+	f.everywhere("orders", 1)
+	p := f.producer(f.config("orders"))
+	f.brokers["a"].hang()
+	failed := 0
+	for range 4 {
+		if p.Send(within(t, blameAfter+50*time.Millisecond), "orders", messages("orders", 1))[0].Err != nil {
+			failed++
+		}
+	}
+	if failed > 1 {
+		t.Errorf("%d of 4 sends with less time than the send time-out failed at a broker that hangs", failed)
+	}
+}
+
 func TestARefusedBatchIsHalvedUntilTheBadOneStandsAlone(t *testing.T) {
 	for name, refusal := range map[string]wire.Command{
 		"illegal":             {Code: wire.CodeMessageIllegal, Remark: "the message is illegal"},

@@ -5,6 +5,7 @@ package proof
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -18,8 +19,9 @@ func (p *Prover) Producer(ctx context.Context, group string, topics []string) er
 	})
 }
 
-// Topic proves that group may send to topic: there is a queue that can be written, and each broker that has one accepts the credentials for it. The
-// right to send is one to the topic; no broker looks at the producer group (5.5.0 with its ACL; the plain ACL of 4.x).
+// Topic proves that group may send to topic: there is a queue that can be written, a broker that has one accepts the credentials for it, and none
+// refuses them. A broker that does not answer is no reason to fail where another one does. The right to send is one to the topic; no broker
+// looks at the producer group (5.5.0 with its ACL; the plain ACL of 4.x).
 func (p *Prover) Topic(ctx context.Context, field, group, topic string) error {
 	route, err := p.Route(ctx, field, topic)
 	if err != nil && driver.ReasonOf(err) == driver.TopicNotFound {
@@ -32,12 +34,22 @@ func (p *Prover) Topic(ctx context.Context, field, group, topic string) error {
 	if len(writable) == 0 {
 		return driver.Errorf(driver.Unavailable, field, "topic %q has no queue that can be written: no master is up, or the topic is read-only", topic)
 	}
-	for _, broker := range Brokers(writable) {
-		if err := p.maySend(ctx, field, group, topic, broker); err != nil {
-			return err
+	return p.anyMaySend(ctx, field, group, topic, Brokers(writable))
+}
+
+func (p *Prover) anyMaySend(ctx context.Context, field, group, topic string, brokers []wire.Queue) error {
+	answers := make([]error, len(brokers))
+	err := All(ctx, len(brokers), func(ctx context.Context, i int) error {
+		answers[i] = p.maySend(ctx, field, group, topic, brokers[i])
+		if answers[i] != nil && !driver.Retryable(answers[i]) {
+			return answers[i]
 		}
+		return nil
+	})
+	if err != nil || slices.Contains(answers, nil) {
+		return err
 	}
-	return nil
+	return answers[0]
 }
 
 // creatable is the route of the brokers that create unknown topics; without one it is missing, the error that the topic does not exist.
