@@ -116,8 +116,6 @@ func (cl *cluster) keep() {
 		case <-cl.life.Done():
 			return
 		}
-		cl.forget()
-		cl.refresh()
 		every := cl.periods.check
 		if cl.suspects() {
 			every = cl.periods.checkAgain
@@ -125,6 +123,11 @@ func (cl *cluster) keep() {
 		if time.Since(lastCheck) >= every {
 			cl.check()
 			lastCheck = time.Now()
+		}
+		cl.forget()
+		// After the check, which tells whether it makes sense: each question would wait for name servers that are away.
+		if cl.nameServersAnswer() {
+			cl.refresh()
 		}
 	}
 }

@@ -149,3 +149,10 @@ func (cl *cluster) checkedSince(t time.Time) bool {
 	defer cl.state.Unlock()
 	return cl.state.checked.After(t)
 }
+
+// nameServersAnswer reports whether the last check could ask the name servers, or there was none yet.
+func (cl *cluster) nameServersAnswer() bool {
+	cl.state.Lock()
+	defer cl.state.Unlock()
+	return cl.state.nameServers == nil
+}
