@@ -54,17 +54,33 @@ func (c *call) fail(err error) {
 	}
 }
 
-// fitting is how many of c's next messages fit a request that has n messages of size bytes already. An empty request takes at least one.
-func (c *call) fitting(limits driver.BatchLimits, n int, size int64) int {
-	count := 0
+// fitting is how many of c's next messages fit a request that has n messages of size bytes already, and how many bytes they have. An empty request
+// takes at least one.
+func (c *call) fitting(limits driver.BatchLimits, n int, size int64) (count int, fit int64) {
+	if c.next == 0 && n+len(c.msgs) <= limits.Messages && size+c.bytes <= int64(limits.Bytes) {
+		return len(c.msgs), c.bytes
+	}
 	for _, m := range c.msgs[c.next:] {
-		size += m.Bytes()
-		if n++; n > 1 && (n > limits.Messages || size > int64(limits.Bytes)) {
+		bytes := m.Bytes()
+		if n++; n > 1 && (n > limits.Messages || size+fit+bytes > int64(limits.Bytes)) {
 			break
 		}
 		count++
+		fit += bytes
 	}
-	return count
+	return count, fit
+}
+
+// restBytes is the size of what was not put into a request yet.
+func (c *call) restBytes() int64 {
+	if c.next == 0 {
+		return c.bytes
+	}
+	rest := int64(0)
+	for _, m := range c.msgs[c.next:] {
+		rest += m.Bytes()
+	}
+	return rest
 }
 
 // wait is the caller's side of a waiting call.
@@ -107,9 +123,11 @@ func (q *Queue) dropLocked(t *topic, c *call, err error) {
 	unsent := len(c.msgs) - c.next
 	if unsent > 0 {
 		q.unqueueLocked(t, c)
+		rest := c.restBytes()
 		q.waiting -= unsent
-		for _, m := range c.msgs[c.next:] {
-			q.waitingBytes -= m.Bytes()
+		q.waitingBytes -= rest
+		if !c.inAir {
+			t.addReady(-unsent, -rest)
 		}
 		c.next = len(c.msgs)
 	}

@@ -55,6 +55,10 @@ type topic struct {
 	name  string
 	inAir int
 	calls []*call
+	// ready and readyBytes are what could go now: the rest of each call that has no request under way. Counted, because it is asked for with every
+	// call that comes.
+	ready      int
+	readyBytes int64
 }
 
 // NewQueue makes a queue over p. It starts nothing. The caller closes p, after Close of the queue.
@@ -164,6 +168,7 @@ func (q *Queue) admit(c *call) (way, *driver.Error) {
 	}
 	c.done = make(chan struct{})
 	t.calls = append(t.calls, c)
+	t.addReady(len(c.msgs), c.bytes)
 	q.inFlight += len(c.msgs)
 	q.waiting += len(c.msgs)
 	q.waitingBytes += c.bytes
@@ -184,19 +189,12 @@ func (q *Queue) mayStartLocked(t *topic) bool {
 // fullLocked reports whether what waits for t and can go now fills a request.
 func (q *Queue) fullLocked(t *topic) bool {
 	limits := q.producer.Limits()
-	n, size := 0, int64(0)
-	for _, c := range t.calls {
-		if c.inAir {
-			continue
-		}
-		for _, m := range c.msgs[c.next:] {
-			size += m.Bytes()
-			if n++; n >= limits.Messages || size >= int64(limits.Bytes) {
-				return true
-			}
-		}
-	}
-	return false
+	return t.ready >= limits.Messages || t.readyBytes >= int64(limits.Bytes)
+}
+
+func (t *topic) addReady(n int, size int64) {
+	t.ready += n
+	t.readyBytes += size
 }
 
 // overLocked refuses c when too much waits with it. A call that is alone is never refused: the server bounds one call.
@@ -243,7 +241,8 @@ func (q *Queue) sendDirect(c *call) {
 			break
 		}
 		from := c.next
-		c.next = from + c.fitting(q.producer.Limits(), 0, 0)
+		k, _ := c.fitting(q.producer.Limits(), 0, 0)
+		c.next = from + k
 		q.sendParts(ctx, c.topic, []part{{c, from, c.next}})
 	}
 	q.mu.Lock()

@@ -433,6 +433,7 @@ func TestModel_RandomCallers(t *testing.T) {
 				g.p.limits = driver.BatchLimits{Messages: 16, Bytes: 2000}
 				g.p.takes = 10 * time.Millisecond
 				g.p.refuse = func(ids []string) error {
+					g.wantReadyCounted(t)
 					switch rand.IntN(30) {
 					case 0:
 						return driver.ErrUnavailable
@@ -498,6 +499,27 @@ func TestModel_RandomCallers(t *testing.T) {
 				t.Logf("%d stored in %d requests, %d refused", len(stored), g.seen.requests, g.seen.refused)
 			})
 		})
+	}
+}
+
+// wantReadyCounted recounts what is kept as a sum.
+func (g *rig) wantReadyCounted(t *testing.T) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for name, top := range g.topics {
+		var n int
+		var size int64
+		for _, c := range top.calls {
+			if c.inAir {
+				continue
+			}
+			for _, m := range c.msgs[c.next:] {
+				n, size = n+1, size+m.Bytes()
+			}
+		}
+		if n != top.ready || size != top.readyBytes {
+			t.Errorf("topic %s: %d messages of %d bytes can go, counted are %d and %d", name, n, size, top.ready, top.readyBytes)
+		}
 	}
 }
 

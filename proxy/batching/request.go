@@ -48,7 +48,7 @@ func (q *Queue) run(t *topic) {
 		q.mu.Unlock()
 		q.sendParts(b.ctx, t.name, b.parts)
 		b.cancel()
-		q.settle(b)
+		q.settle(t, b)
 	}
 }
 
@@ -61,19 +61,18 @@ func (q *Queue) gatherLocked(t *topic) *batch {
 	kept := t.calls[:0]
 	full := false
 	for _, c := range t.calls {
-		k := 0
+		var k int
+		var fit int64
 		if !full && !c.inAir {
-			k = c.fitting(limits, n, size)
+			k, fit = c.fitting(limits, n, size)
 			full = k < len(c.msgs)-c.next
 		}
 		if k > 0 {
+			t.addReady(-(len(c.msgs) - c.next), -c.restBytes()) // what does not fit waits for the answer
 			b.parts = append(b.parts, part{c, c.next, c.next + k})
 			c.next += k
 			c.inAir, c.batch = true, b
-			for _, m := range c.msgs[c.next-k : c.next] {
-				size += m.Bytes()
-			}
-			n += k
+			n, size = n+k, size+fit
 		}
 		if c.next < len(c.msgs) {
 			kept = append(kept, c)
@@ -121,12 +120,15 @@ func (q *Queue) batchContext(parts []part) (context.Context, context.CancelFunc)
 }
 
 // settle ends the calls that are decided; the others wait for their next request.
-func (q *Queue) settle(b *batch) {
+func (q *Queue) settle(t *topic, b *batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, p := range b.parts {
 		c := p.call
 		c.inAir, c.batch = false, nil
+		if c.next < len(c.msgs) {
+			t.addReady(len(c.msgs)-c.next, c.restBytes())
+		}
 		if c.decided += p.to - p.from; !c.left && c.decided == len(c.msgs) {
 			q.finishLocked(c)
 		}
