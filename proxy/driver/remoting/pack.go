@@ -4,7 +4,6 @@
 package remoting
 
 import (
-	"strings"
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -50,12 +49,12 @@ func pack(entries []entry, compressAbove int) []request {
 	var done []request
 	var open [2]*packing // of plain and of compressed ones
 	for _, e := range entries {
-		m := wire.BatchMessage{Properties: stored(e.message), Body: e.message.Body}
+		m := wire.BatchMessage{Text: wire.MessageProperties(e.message), Body: e.message.Body}
 		sysFlag := 0
 		if compressAbove > 0 && len(m.Body) > compressAbove {
 			m.Body, sysFlag = wire.Compress(m.Body)
 		}
-		size := encodedBytes(m)
+		size := m.Bytes()
 		kind := min(sysFlag, 1)
 		p := open[kind]
 		if p != nil && (len(p.entries) >= batchMessages || p.size+size > batchBytes) {
@@ -77,35 +76,7 @@ func pack(entries []entry, compressAbove int) []request {
 	return done
 }
 
-// encodedBytes is the size of m in a batch: 22 bytes of lengths and flags, the body, and the properties with an end after each name and value.
-func encodedBytes(m wire.BatchMessage) int {
-	n := 22 + len(m.Body)
-	for name, value := range m.Properties {
-		n += len(name) + len(value) + 2
-	}
-	return n
-}
-
 type packing struct {
 	request
 	size int
-}
-
-// keySeparator stands between keys in the KEYS property.
-const keySeparator = " "
-
-// stored are the properties under which RocketMQ keeps m.
-func stored(m *driver.Message) map[string]string {
-	properties := make(map[string]string, len(m.Properties)+3)
-	for name, value := range m.Properties {
-		properties[name] = value
-	}
-	properties[driver.PropertyID] = m.ID
-	if m.Tag != "" {
-		properties[driver.PropertyTag] = m.Tag
-	}
-	if len(m.Keys) > 0 {
-		properties[driver.PropertyKeys] = strings.Join(m.Keys, keySeparator)
-	}
-	return properties
 }

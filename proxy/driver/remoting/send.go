@@ -37,9 +37,6 @@ func (p *producer) Send(ctx context.Context, topic string, msgs []*driver.Messag
 	if !p.sends(topic) {
 		return failAll(results, driver.Errorf(driver.TopicNotFound, "topic", "%q is not among the topics of this producer, which are %q", topic, p.cfg.Topics))
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(p.gate.Life(), cancel)()
 	for _, r := range pack(p.valid(topic, msgs, results), p.cfg.CompressAbove) {
 		p.store(ctx, p.name(topic), r)
 	}
@@ -103,7 +100,7 @@ func (p *producer) persist(ctx context.Context, name string, r request) (stored 
 		if err == nil || try >= p.cfg.Retries || !worthAnother(err) {
 			return stored, broker, err
 		}
-		if ctx.Err() != nil {
+		if p.over(ctx) {
 			return nil, "", p.ended(ctx, err)
 		}
 		again, other := err, false
@@ -115,7 +112,7 @@ func (p *producer) persist(ctx context.Context, name string, r request) (stored 
 			if !driver.Retryable(again) {
 				return nil, "", again // each broker that could have said otherwise was asked
 			}
-			if !sleep(ctx, pause) {
+			if !p.sleep(ctx, pause) {
 				return nil, "", p.ended(ctx, again)
 			}
 			pause = min(2*pause, retryPauseMost)
@@ -139,11 +136,12 @@ func worthAnother(err error) bool {
 
 // try sends r once and tells the cluster what it learnt about the broker. It returns by ctx's end or SendTimeout.
 func (p *producer) try(ctx context.Context, name string, r request, tried []string) ([]wire.Stored, string, error) {
-	if ctx.Err() != nil {
+	if p.over(ctx) {
 		return nil, "", p.ended(ctx, nil)
 	}
 	limit, cancel := context.WithTimeout(ctx, p.cfg.SendTimeout)
 	defer cancel()
+	defer context.AfterFunc(p.gate.Life(), cancel)()
 	v, err := p.cluster.writable(limit, name)
 	if err != nil {
 		return nil, "", p.judge(ctx, "", name, wire.Errorf(err, "find a queue"))
@@ -171,7 +169,7 @@ func (p *producer) put(ctx context.Context, name string, to target, r request) (
 	if len(r.entries) == 1 {
 		m := r.messages[0]
 		one, err := p.cluster.wire.Send(ctx, to.address, wire.Outgoing{
-			ProducerGroup: group, Topic: name, Queue: to.queue, Broker: to.broker, BornTime: r.born, SysFlag: r.sysFlag, Properties: m.Properties, Body: m.Body,
+			ProducerGroup: group, Topic: name, Queue: to.queue, Broker: to.broker, BornTime: r.born, SysFlag: r.sysFlag, Text: m.Text, Body: m.Body,
 		})
 		return []wire.Stored{one}, err
 	}
@@ -235,13 +233,18 @@ func (p *producer) ended(ctx context.Context, last error) error {
 	return driver.Errorf(driver.Timeout, "", "the time for the send is over; the message may be stored, and a retry may duplicate it: %w", last)
 }
 
-func sleep(ctx context.Context, d time.Duration) bool {
+// over reports whether a send is to stop: its caller's time is over, or the producer closes.
+func (p *producer) over(ctx context.Context) bool { return ctx.Err() != nil || p.gate.Shut() }
+
+func (p *producer) sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return ctx.Err() == nil
 	case <-ctx.Done():
+		return false
+	case <-p.gate.Life().Done():
 		return false
 	}
 }

@@ -263,7 +263,7 @@ func TestWhatFitsTheLimitsGoesInOneRequest(t *testing.T) {
 	requests := pack(all, 0)
 	size := 0
 	for _, m := range requests[0].messages {
-		size += 22 + len(m.Body) + len(wire.EncodeProperties(m.Properties))
+		size += m.Bytes()
 	}
 	if len(requests) != 1 || size > batchBytes {
 		t.Errorf("%d requests, the first has %d bytes", len(requests), size)

@@ -32,6 +32,8 @@ type Batch struct {
 type BatchMessage struct {
 	Properties map[string]string
 	Body       []byte
+	// Text are more properties, as MessageProperties writes them.
+	Text string
 }
 
 // MaxPropertiesBytes is the most that the text of a message's properties may have: its length is a Java short.
@@ -59,20 +61,25 @@ func (c *Client) SendBatch(ctx context.Context, address string, b Batch) ([]Stor
 // batchOverhead are the bytes of a message of a batch beside body and properties.
 const batchOverhead = 4 + 4 + 4 + 4 + 4 + 2
 
+// Bytes is the size of m in its batch.
+func (m BatchMessage) Bytes() int {
+	return batchOverhead + len(m.Body) + propertiesBytes(m.Properties) + len(m.Text)
+}
+
 // encodeBatch writes the messages (MessageDecoder.encodeMessage, 5.5.0):
 //
 //	4 total size, 4 zero, 4 zero, 4 flag, 4 body length, body, 2 properties length, properties
 func encodeBatch(messages []BatchMessage) ([]byte, error) {
 	size := 0
 	for _, m := range messages {
-		size += batchOverhead + len(m.Body) + propertiesBytes(m.Properties)
+		size += m.Bytes()
 	}
 	if size > MaxFrameBytes {
 		return nil, frameErrorf("a batch of %d messages has %d bytes, the limit is %d", len(messages), size, MaxFrameBytes)
 	}
 	body := make([]byte, 0, size)
 	for i, m := range messages {
-		properties := propertiesBytes(m.Properties)
+		properties := propertiesBytes(m.Properties) + len(m.Text)
 		if properties > MaxPropertiesBytes {
 			return nil, driver.Errorf(driver.InvalidMessage, "", "message %d of the batch has %d bytes of properties, the limit is %d", i, properties, MaxPropertiesBytes)
 		}
@@ -81,7 +88,7 @@ func encodeBatch(messages []BatchMessage) ([]byte, error) {
 		body = binary.BigEndian.AppendUint32(body, uint32(len(m.Body)))
 		body = append(body, m.Body...)
 		body = binary.BigEndian.AppendUint16(body, uint16(properties))
-		body = appendProperties(body, m.Properties)
+		body = append(appendProperties(body, m.Properties), m.Text...)
 	}
 	return body, nil
 }

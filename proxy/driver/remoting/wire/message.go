@@ -7,7 +7,10 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
 
 // Separators in the text of properties.
@@ -22,6 +25,28 @@ const neverDeadLetter = 1 << 30
 // EncodeProperties writes properties as brokers store them, in the order of their names.
 func EncodeProperties(properties map[string]string) string {
 	return string(appendProperties(make([]byte, 0, propertiesBytes(properties)), properties))
+}
+
+// MessageProperties is the text of the properties under which m is stored: its own, and those that hold id, tag and keys. It is on the way of every
+// message out, and a map of them costs more than everything else that is done with the message there.
+func MessageProperties(m *driver.Message) string {
+	size := propertiesBytes(m.Properties) + len(driver.PropertyID) + len(m.ID) + len(driver.PropertyTag) + len(m.Tag) + len(driver.PropertyKeys) + 6
+	for _, key := range m.Keys {
+		size += len(key) + 1
+	}
+	text := make([]byte, 0, size)
+	add := func(name, value string) {
+		text = append(append(text, name...), nameEnd...)
+		text = append(append(text, value...), valueEnd...)
+	}
+	add(driver.PropertyID, m.ID)
+	if m.Tag != "" {
+		add(driver.PropertyTag, m.Tag)
+	}
+	if len(m.Keys) > 0 {
+		add(driver.PropertyKeys, strings.Join(m.Keys, " "))
+	}
+	return string(appendProperties(text, m.Properties))
 }
 
 // propertiesBytes is the length of what EncodeProperties writes.
@@ -55,7 +80,9 @@ type Outgoing struct {
 	Queue      int
 	Broker     string
 	Properties map[string]string
-	Body       []byte
+	// Text are more properties, as MessageProperties writes them.
+	Text string
+	Body []byte
 	// SysFlag says how the body is compressed; see Compress.
 	SysFlag  int
 	BornTime time.Time
@@ -102,7 +129,7 @@ func (m Outgoing) command() *Command {
 func sendFields(m Outgoing) map[string]string {
 	fields := map[string]string{
 		"a": m.ProducerGroup, "b": m.Topic, "c": DefaultTopic, "d": "4", "e": strconv.Itoa(m.Queue), "f": strconv.Itoa(m.SysFlag),
-		"g": strconv.FormatInt(m.BornTime.UnixMilli(), 10), "h": "0", "i": EncodeProperties(m.Properties),
+		"g": strconv.FormatInt(m.BornTime.UnixMilli(), 10), "h": "0", "i": EncodeProperties(m.Properties) + m.Text,
 		"j": strconv.Itoa(m.Reconsumed), "k": "false", "l": strconv.Itoa(m.MaxReconsume), "m": "false",
 	}
 	if m.Broker != "" {

@@ -156,7 +156,9 @@ func TestPropertiesWithoutNameOrValueAreSkipped(t *testing.T) {
 }
 
 func TestBatchesAreEncodedInOrder(t *testing.T) {
-	in := []BatchMessage{{map[string]string{"a": "1", "b": "2"}, []byte("x")}, {nil, nil}, {map[string]string{"c": "3"}, []byte("yy")}}
+	in := []BatchMessage{
+		{Properties: map[string]string{"a": "1", "b": "2"}, Body: []byte("x")}, {}, {Properties: map[string]string{"c": "3"}, Body: []byte("yy")},
+	}
 	body, err := encodeBatch(in)
 	if err != nil {
 		t.Fatal(err)
@@ -186,5 +188,28 @@ func TestABatchAnswerTellsEachPlace(t *testing.T) {
 	}
 	if _, err := decodeBatchAnswer(answer, 2); !errors.Is(err, ErrFrame) {
 		t.Errorf("an answer with too many ids: %v", err)
+	}
+}
+
+func TestTheTextOfAMessagesPropertiesHoldsAllOfThem(t *testing.T) {
+	for _, m := range []driver.Message{
+		{ID: "only an id"},
+		{ID: "i", Tag: "t", Keys: []string{"k1", "k2"}, Properties: map[string]string{"b": "2", "a": "1", "c": "größe"}},
+	} {
+		want := map[string]string{driver.PropertyID: m.ID}
+		maps.Copy(want, m.Properties)
+		if m.Tag != "" {
+			want[driver.PropertyTag], want[driver.PropertyKeys] = m.Tag, "k1 k2"
+		}
+		if got := DecodeProperties(MessageProperties(&m)); !maps.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		body, err := encodeBatch([]BatchMessage{{Text: MessageProperties(&m), Body: []byte("x")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out := decodeBatchBody(body); len(out) != 1 || !maps.Equal(out[0].Properties, want) || len(body) != (BatchMessage{Text: MessageProperties(&m), Body: []byte("x")}).Bytes() {
+			t.Errorf("in a batch: %+v", out)
+		}
 	}
 }
