@@ -123,7 +123,7 @@ func (c *Cluster) brokerCommand() []string {
 // brokerConf is the content of broker.conf.
 func (c *Cluster) brokerConf() map[string]string {
 	conf := map[string]string{
-		"brokerClusterName":           "DefaultCluster",
+		"brokerClusterName":           clusterName,
 		"brokerName":                  c.options.BrokerName,
 		"brokerId":                    "0",
 		"brokerIP1":                   "127.0.0.1",

@@ -80,7 +80,7 @@ func (cl *cluster) masters() []share {
 		if t.users == 0 || t.view == nil {
 			continue
 		}
-		for name, address := range t.view.route.Masters() {
+		for name, address := range t.view.masters {
 			if !seen[name] {
 				seen[name] = true
 				all = append(all, share{broker: name, address: address})
@@ -133,7 +133,7 @@ func (cl *cluster) brokersFaultLocked(v *view) (fault error) {
 	if v == nil {
 		return nil
 	}
-	for name := range v.route.Masters() {
+	for name := range v.masters {
 		b := cl.state.brokers[name]
 		if b == nil || b.fault == nil {
 			return nil

@@ -44,7 +44,8 @@ type topic struct {
 
 // view is a route as it is used. It never changes, but for turn.
 type view struct {
-	route *wire.Route
+	route   *wire.Route
+	masters map[string]string
 	// turn counts sends, for the choice of queues. Views that are cut from this one share it.
 	turn *atomic.Uint64
 	// shares are the brokers with queues that can be written; queues is the sum.
@@ -59,7 +60,7 @@ type share struct {
 }
 
 func newView(name string, r *wire.Route) *view {
-	v := &view{route: r, turn: new(atomic.Uint64)}
+	v := &view{route: r, masters: r.Masters(), turn: new(atomic.Uint64)}
 	v.turn.Store(rand.Uint64() >> 1)
 	for _, q := range r.Writable(name) {
 		if n := len(v.shares); n == 0 || v.shares[n-1].broker != q.Broker {
@@ -89,11 +90,11 @@ func (cl *cluster) route(ctx context.Context, name string) (*wire.Route, error) 
 
 // address is where broker's master is, by topic's route. Unavailable: there is none at present.
 func (cl *cluster) address(ctx context.Context, name, broker string) (string, error) {
-	r, err := cl.route(ctx, name)
+	v, err := cl.viewOf(ctx, name)
 	if err != nil {
 		return "", wire.Errorf(err, "find broker %q", broker)
 	}
-	address, ok := r.Masters()[broker]
+	address, ok := v.masters[broker]
 	if !ok {
 		cl.stale(name)
 		return "", driver.Errorf(driver.Unavailable, "", "broker %q of topic %q has no master at present", broker, name)
@@ -154,7 +155,7 @@ func (cl *cluster) viewOf(ctx context.Context, name string) (*view, error) {
 		err := f.wait(limit)
 		cancel()
 		if err != nil {
-			return v, nil //nolint:nilerr // the route there is goes on; the keeper reports name servers that are away
+			return v, nil // the route there is goes on; the keeper reports name servers that are away
 		}
 	}
 	cl.state.Lock()
@@ -263,7 +264,7 @@ func (cl *cluster) writable(ctx context.Context, name string) (*view, error) {
 
 // limited is v with at most most queues a broker.
 func (v *view) limited(most int) *view {
-	l := &view{route: v.route, turn: v.turn}
+	l := &view{route: v.route, masters: v.masters, turn: v.turn}
 	for _, s := range v.shares {
 		s.queues = min(s.queues, most)
 		l.shares = append(l.shares, s)
