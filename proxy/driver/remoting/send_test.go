@@ -41,6 +41,30 @@ func TestABrokerThatDiesIsPassedByWithoutAnError(t *testing.T) {
 	})
 }
 
+func TestBrokersThatComeAndThoseThatBecomeReadOnlyAreFoundByTheTimer(t *testing.T) {
+	noLeaks(t)
+	f := newFakeRocket(t, 1, "a", "b")
+	f.driver.periods.tick, f.driver.periods.busy = 2*time.Millisecond, time.Millisecond
+	f.topic("orders", fakeShare{broker: "a", queues: 2, perm: 6})
+	p := f.producer(f.config("orders"))
+	until := func(broker string) {
+		t.Helper()
+		eventually(t, 10*time.Second, func() error {
+			for range 8 {
+				if r := send(t, p, "orders", 1)[0]; r.Broker != broker {
+					return fmt.Errorf("broker %s stored it", r.Broker)
+				}
+			}
+			return nil
+		})
+	}
+	until("a")
+	f.topic("orders", fakeShare{broker: "a", queues: 2, perm: 4}, fakeShare{broker: "b", queues: 2, perm: 6})
+	until("b")
+	f.topic("orders", fakeShare{broker: "a", queues: 2, perm: 6}, fakeShare{broker: "b", queues: 2, perm: 6, withoutAddresses: true})
+	until("a")
+}
+
 func TestWhatABrokerAnswersDecidesWhetherAnotherOneIsTried(t *testing.T) {
 	for _, c := range []struct {
 		name, remark string
