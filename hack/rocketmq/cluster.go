@@ -38,6 +38,7 @@ type Cluster struct {
 type processes struct {
 	nameServer *process
 	broker     *process
+	javaProxy  *process
 	stopped    bool
 }
 
@@ -254,7 +255,7 @@ func (c *Cluster) StopNameServer() error {
 	return c.nameServer.kill()
 }
 
-// Stop kills both processes, waits for their end, removes the temporary folder and gives the ports back. A second call
+// Stop kills all processes, waits for their end, removes the temporary folder and gives the ports back. A second call
 // does nothing. The store is not worth a slow shutdown: it is removed, or, in a named folder, recovered at the next start.
 func (c *Cluster) Stop() error {
 	c.life.Lock()
@@ -263,7 +264,7 @@ func (c *Cluster) Stop() error {
 		return nil
 	}
 	c.stopped = true
-	err := errors.Join(c.broker.kill(), c.nameServer.kill())
+	err := errors.Join(c.javaProxy.kill(), c.broker.kill(), c.nameServer.kill())
 	if c.owner != nil {
 		err = errors.Join(err, removeHome(c.dir, c.owner))
 	}

@@ -9,6 +9,8 @@
 // (KillBroker, PauseBroker, StopNameServer, ...) and asked (ConsumerProgress, ConsumerConnections, ...). Stop leaves no
 // process and no file behind; if the parent dies without Stop, the kernel ends the children (Linux).
 //
+// StartJavaProxy adds RocketMQ's own gRPC proxy in front of the broker, for comparing with it.
+//
 // Administration speaks RocketMQ's remoting protocol directly, some thirty lines of it, because a JVM per question costs
 // about a second. It shares no code with the wire client that it helps to test. Admin runs the real mqadmin for the rest.
 //

@@ -20,6 +20,21 @@ import (
 //go:embed pom.xml
 var pom []byte
 
+//go:embed proxy-pom.xml
+var proxyPom []byte
+
+// jars is a set of jars: the pom that names them, the folder under the version's that holds them, and what a person is told.
+type jars struct {
+	pom    []byte
+	folder string
+	what   string
+}
+
+var (
+	serverJars = jars{pom: pom, folder: "lib", what: "the jars of Apache RocketMQ with Maven (30-95 MB, usually 10-40 s, once)"}
+	proxyJars  = jars{pom: proxyPom, folder: "proxy", what: "the jars of Apache RocketMQ's own proxy with Maven (100 MB, usually 10-40 s, once)"}
+)
+
 var versionPattern = regexp.MustCompile(`^\d+\.\d+\.\d+$`)
 
 // Available tells what this machine lacks to run a real RocketMQ; nil means that Start can work.
@@ -39,6 +54,10 @@ func Available() error {
 // Libraries returns the folder with the jars of that version, fetching them first when they are not there yet. Two
 // processes may call it at once. Progress goes to log.
 func Libraries(ctx context.Context, version string, log io.Writer) (string, error) {
+	return libraries(ctx, serverJars, version, log)
+}
+
+func libraries(ctx context.Context, set jars, version string, log io.Writer) (string, error) {
 	if !versionPattern.MatchString(version) {
 		return "", fmt.Errorf("version %q of RocketMQ is not of the form 5.5.0", version)
 	}
@@ -47,7 +66,7 @@ func Libraries(ctx context.Context, version string, log io.Writer) (string, erro
 		return "", err
 	}
 	home := filepath.Join(root, "bin", "rocketmq", version)
-	lib := filepath.Join(home, "lib")
+	lib := filepath.Join(home, set.folder)
 	if isDir(lib) {
 		return lib, nil
 	}
@@ -65,21 +84,21 @@ func Libraries(ctx context.Context, version string, log io.Writer) (string, erro
 	if isDir(lib) { // another process fetched them while we waited
 		return lib, nil
 	}
-	return lib, fetch(ctx, version, home, lib, log)
+	return lib, fetch(ctx, set, version, lib, log)
 }
 
 // fetch copies the jars beside their place and renames them at the end, so that a half-done copy is never used.
-func fetch(ctx context.Context, version, home, lib string, log io.Writer) error {
+func fetch(ctx context.Context, set jars, version, lib string, log io.Writer) error {
 	began := time.Now()
-	partial := filepath.Join(home, "lib.partial")
+	partial := lib + ".partial"
 	if err := os.RemoveAll(partial); err != nil {
 		return fmt.Errorf("remove a half-done copy of RocketMQ's jars: %w", err)
 	}
-	pomFile := filepath.Join(home, "pom.xml")
-	if err := os.WriteFile(pomFile, pom, 0o644); err != nil {
+	pomFile := lib + "-pom.xml"
+	if err := os.WriteFile(pomFile, set.pom, 0o644); err != nil {
 		return fmt.Errorf("write the pom that names RocketMQ's jars: %w", err)
 	}
-	fmt.Fprintf(log, "rocketmq: fetching the jars of Apache RocketMQ %s with Maven (30-95 MB, usually 10-40 s, once)\n", version)
+	fmt.Fprintf(log, "rocketmq: fetching %s: version %s\n", set.what, version)
 	stopTelling := tellEvery(15*time.Second, log, "rocketmq: still fetching the jars", began)
 	defer stopTelling()
 

@@ -57,6 +57,8 @@ type ports struct {
 	nameServer int
 	broker     int // the fast one is broker-2
 	ha         int
+	// RocketMQ's own proxy, where one runs: for its SDKs, and for old clients.
+	proxy, proxyRemoting int
 }
 
 func (p *ports) release() { p.lock.unlock() }
@@ -85,7 +87,7 @@ func takePorts() (*ports, error) {
 		if err != nil {
 			return nil, err
 		}
-		p := &ports{lock: lock, nameServer: base, broker: base + 4, ha: base + 6}
+		p := &ports{lock: lock, nameServer: base, broker: base + 4, ha: base + 6, proxy: base + 7, proxyRemoting: base + 8}
 		if p.free() {
 			return p, nil
 		}
@@ -96,7 +98,7 @@ func takePorts() (*ports, error) {
 
 // free reports whether each port can be listened on right now.
 func (p *ports) free() bool {
-	for _, port := range []int{p.nameServer, p.broker - 2, p.broker, p.ha} {
+	for _, port := range []int{p.nameServer, p.broker - 2, p.broker, p.ha, p.proxy, p.proxyRemoting} {
 		// All addresses, as the broker does: a listener on loopback only would not show elsewhere.
 		listener, err := net.Listen("tcp", ":"+strconv.Itoa(port))
 		if err != nil {
