@@ -39,9 +39,19 @@ type bench struct {
 	operator *localenv.Operator
 	token    string
 	echo     *exec.Cmd
+	java     *javaLoad // nil when no row needs it
 	proxies  []*grpc.ClientConn
 	echoes   []*grpc.ClientConn
-	groups   int
+	// serial makes names that were not used before.
+	serial int
+	// atWindow, when set, is called as a measurement of the proxy begins.
+	atWindow func()
+}
+
+func (b *bench) windowBegins() {
+	if b.atWindow != nil {
+		b.atWindow()
+	}
 }
 
 func (b *bench) stop() error {
@@ -72,9 +82,27 @@ func (b *bench) start(ctx context.Context) error {
 		return err
 	}
 	b.stops = append(b.stops, b.broker.Stop)
-	if err := b.broker.CreateTopic(ctx, "bench", 8, nil); err != nil {
+	if err := b.createTopic(ctx); err != nil {
 		return err
 	}
+	if b.wanted(rowUnary) || b.wanted(rowReceive) {
+		if err := b.startJava(ctx); err != nil {
+			return err
+		}
+	}
+	if err := b.startOperator(ctx); err != nil {
+		return err
+	}
+	return b.startEcho(ctx)
+}
+
+// createTopic makes the topic of most rows. RocketMQ's own proxy looks at its type.
+func (b *bench) createTopic(ctx context.Context) error {
+	return b.broker.CreateTopic(ctx, "bench", 8, map[string]string{"message.type": "NORMAL"})
+}
+
+// startOperator starts the operator on an API server of its own, with a Producer for each driver.
+func (b *bench) startOperator(ctx context.Context) (err error) {
 	say("starting an API server and the operator")
 	if b.control, err = localenv.StartControlPlane(b.root, b.work); err != nil {
 		return err
@@ -90,10 +118,12 @@ func (b *bench) start(ctx context.Context) error {
 		return err
 	}
 	b.stops = append(b.stops, b.operator.Stop)
-	if err := b.objects(ctx, "Producer", "bench", "topics: [bench]"); err != nil {
-		return err
+	for _, driver := range b.drivers {
+		if err := b.object(ctx, "Producer", producerOf(driver), "driver: "+driver, "topics: [bench]"); err != nil {
+			return err
+		}
 	}
-	return b.startEcho(ctx)
+	return nil
 }
 
 func (b *bench) operatorOptions() localenv.OperatorOptions {
@@ -123,8 +153,8 @@ func (b *bench) application(ctx context.Context) error {
 	return err
 }
 
-// objects applies one object per name and waits until all are Ready.
-func (b *bench) objects(ctx context.Context, kind, name string, lines ...string) error {
+// object applies an object and waits until it is Ready.
+func (b *bench) object(ctx context.Context, kind, name string, lines ...string) error {
 	if err := b.control.Apply(ctx, manifest(kind, name, lines...)); err != nil {
 		return err
 	}

@@ -1,0 +1,127 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/apache/rocketmq-client-go/v2"
+	"github.com/apache/rocketmq-client-go/v2/consumer"
+	"github.com/apache/rocketmq-client-go/v2/primitive"
+	"github.com/apache/rocketmq-client-go/v2/producer"
+)
+
+// Clients of the library are not shut down: the process ends, and Shutdown may panic.
+
+func rawProducer(a workerArgs) (rocketmq.Producer, error) {
+	p, err := rocketmq.NewProducer(producer.WithNsResolver(primitive.NewPassthroughResolver([]string{a.nameServer})),
+		producer.WithGroupName(fmt.Sprintf("raw_%d", os.Getpid())), producer.WithInstanceName(fmt.Sprintf("raw%d", os.Getpid())))
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Start()
+}
+
+// sendSync sends a new message for each body: the library changes what it is given.
+func sendSync(ctx context.Context, p rocketmq.Producer, topic string, bodies ...[]byte) error {
+	messages := make([]*primitive.Message, len(bodies))
+	for i := range messages {
+		messages[i] = primitive.NewMessage(topic, bodies[i])
+	}
+	result, err := p.SendSync(ctx, messages...)
+	if err == nil && result.Status != primitive.SendOK {
+		err = fmt.Errorf("status %d", result.Status)
+	}
+	return err
+}
+
+// rawSend is the library's SendSync from a.callers goroutines, a.batch messages a call.
+func rawSend(ctx context.Context, a workerArgs) (figure, error) {
+	p, err := rawProducer(a)
+	if err != nil {
+		return figure{}, err
+	}
+	bodies := make([][]byte, a.batch)
+	for i := range bodies {
+		bodies[i] = make([]byte, bodyBytes)
+	}
+	send := func(ctx context.Context) (int, error) { return a.batch, sendSync(ctx, p, a.topic, bodies...) }
+	if err := untilItWorks(ctx, send); err != nil {
+		return figure{}, err
+	}
+	if err := warm(ctx, a.callers, send); err != nil {
+		return figure{}, err
+	}
+	return drive(ctx, a.callers, a.window, os.Getpid(), send)
+}
+
+// rawConsume starts the library's push consumer at the topic's oldest message.
+func rawConsume(a workerArgs, got func(...*primitive.MessageExt), options ...consumer.Option) error {
+	c, err := rocketmq.NewPushConsumer(append([]consumer.Option{
+		consumer.WithNsResolver(primitive.NewPassthroughResolver([]string{a.nameServer})),
+		consumer.WithGroupName(fmt.Sprintf("raw_%d", os.Getpid())), consumer.WithInstance(fmt.Sprintf("raw%d", os.Getpid())),
+		consumer.WithConsumeFromWhere(consumer.ConsumeFromFirstOffset),
+	}, options...)...)
+	if err != nil {
+		return err
+	}
+	err = c.Subscribe(a.topic, consumer.MessageSelector{}, func(_ context.Context, ms ...*primitive.MessageExt) (consumer.ConsumeResult, error) {
+		got(ms...)
+		return consumer.ConsumeSuccess, nil
+	})
+	if err != nil {
+		return err
+	}
+	return c.Start()
+}
+
+// rawReceive reads a backlog, batches of 32.
+func rawReceive(ctx context.Context, a workerArgs) (figure, error) {
+	var count atomic.Int64
+	first, once := make(chan struct{}), sync.Once{}
+	err := rawConsume(a, func(ms ...*primitive.MessageExt) {
+		count.Add(int64(len(ms)))
+		once.Do(func() { close(first) })
+	}, consumer.WithConsumeMessageBatchMaxSize(32), consumer.WithPullBatchSize(32))
+	if err != nil {
+		return figure{}, err
+	}
+	select {
+	case <-first:
+	case <-ctx.Done():
+		return figure{}, ctx.Err()
+	case <-time.After(60 * time.Second):
+		return figure{}, errors.New("the push consumer received nothing within 60 s")
+	}
+	return watch(ctx, a.window, os.Getpid(), count.Load)
+}
+
+// rawPaced sends at a steady rate with one client and receives with another one, as an application that uses the library does.
+func rawPaced(ctx context.Context, a workerArgs) (figure, error) {
+	producing, err := rawProducer(a)
+	if err != nil {
+		return figure{}, err
+	}
+	p, first, once := newPaced(), make(chan struct{}), sync.Once{}
+	err = rawConsume(a, func(ms ...*primitive.MessageExt) {
+		for _, m := range ms {
+			p.arrived(m.Body)
+		}
+		once.Do(func() { close(first) })
+	})
+	if err != nil {
+		return figure{}, err
+	}
+	send := func(ctx context.Context, body []byte) error { return sendSync(ctx, producing, a.topic, body) }
+	if err := probe(ctx, first, send); err != nil {
+		return figure{}, err
+	}
+	return p.run(ctx, a.window, os.Getpid(), func() {}, send)
+}

@@ -1,0 +1,126 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	bodyBytes = 1024
+	// javaReceivers is how many threads receive with RocketMQ's own SDK, each 32 messages at once: the number with which it is fastest.
+	javaReceivers = 32
+)
+
+// The rows.
+const (
+	rowUnary   = "Send, 64 callers"
+	rowBatch   = "Send of 32 messages, 16 callers"
+	rowSingle  = "Send, 1 caller"
+	rowReceive = "Receive + ack, 4 streams"
+	rowPaced   = "End to end at 1,000/s"
+)
+
+var allRows = []string{rowUnary, rowBatch, rowSingle, rowReceive, rowPaced}
+
+// Who runs in them, besides the drivers of our proxy.
+const (
+	whoRaw    = "raw"
+	whoDirect = "direct"
+	whoEcho   = "echo"
+	whoJava   = "java"
+)
+
+// allDrivers are those with aims; their names are those of spec.driver.
+var allDrivers = []string{"Remoting", "ClientGo"}
+
+// names in the tables.
+var names = map[string]string{
+	whoRaw: "raw client", whoDirect: "protocol alone", whoEcho: "grpc-go echo", whoJava: "Java proxy", "Remoting": "proxy, Remoting", "ClientGo": "proxy, ClientGo",
+}
+
+// contender is one row's measurement, run once a round.
+type contender struct {
+	row, who string
+	run      func(context.Context) (figure, error)
+}
+
+// contenders in the order in which a round runs them, those of the rows that are wanted.
+func (b *bench) contenders() []contender {
+	all := slices.Concat(
+		b.sends(rowUnary, 64, 1, b.sendJava(64)),
+		b.sends(rowBatch, 16, 32),
+		b.sends(rowSingle, 1, 1, contender{rowSingle, whoDirect, b.worked("direct-send", "--topic", "bench")}),
+		b.receives(), b.paces())
+	return slices.DeleteFunc(all, func(c contender) bool { return !b.wanted(c.row) })
+}
+
+// sends are the contenders of a row of sends. The echo server and our proxy get the same calls.
+func (b *bench) sends(row string, callers, batch int, more ...contender) []contender {
+	cs := append([]contender{
+		{row, whoRaw, b.worked("raw-send", "--topic", "bench", "--callers", strconv.Itoa(callers), "--batch", strconv.Itoa(batch))},
+		{row, whoEcho, func(ctx context.Context) (figure, error) {
+			return b.send(ctx, target{b.echoes, b.echo.Process.Pid}, callers, batch, "bench", "any")
+		}},
+	}, more...)
+	for _, driver := range b.drivers {
+		cs = append(cs, contender{row, driver, func(ctx context.Context) (figure, error) {
+			return b.send(ctx, b.proxy(), callers, batch, "bench", producerOf(driver))
+		}})
+	}
+	return cs
+}
+
+func (b *bench) sendJava(callers int) contender {
+	return contender{rowUnary, whoJava, func(ctx context.Context) (figure, error) { return b.java.measure(ctx, "send", callers, b.window) }}
+}
+
+func (b *bench) receives() []contender {
+	cs := []contender{
+		{rowReceive, whoRaw, b.worked("raw-receive", "--topic", "bench")},
+		{rowReceive, whoEcho, func(ctx context.Context) (figure, error) {
+			return b.receive(ctx, target{b.echoes, b.echo.Process.Pid}, "any")
+		}},
+		{rowReceive, whoJava, func(ctx context.Context) (figure, error) {
+			return b.java.measure(ctx, "receive", javaReceivers, b.window)
+		}},
+	}
+	for _, driver := range b.drivers {
+		cs = append(cs, contender{rowReceive, driver, func(ctx context.Context) (figure, error) { return b.receiveBacklog(ctx, driver) }})
+	}
+	return cs
+}
+
+// paces have a topic of their own each time: nothing of an earlier run is in the way.
+func (b *bench) paces() []contender {
+	cs := []contender{{rowPaced, whoRaw, func(ctx context.Context) (figure, error) {
+		topic, err := b.freshTopic(ctx)
+		if err != nil {
+			return figure{}, err
+		}
+		return b.contend(ctx, "raw-paced", "--topic", topic)
+	}}}
+	for _, driver := range b.drivers {
+		cs = append(cs, contender{rowPaced, driver, func(ctx context.Context) (figure, error) { return b.pacedProxy(ctx, driver) }})
+	}
+	return cs
+}
+
+// worked is a contender that is a process of this program.
+func (b *bench) worked(name string, args ...string) func(context.Context) (figure, error) {
+	return func(ctx context.Context) (figure, error) { return b.contend(ctx, name, args...) }
+}
+
+func (b *bench) freshTopic(ctx context.Context) (string, error) {
+	b.serial++
+	topic := fmt.Sprintf("paced-%d", b.serial)
+	return topic, b.broker.CreateTopic(ctx, topic, 8, nil)
+}
+
+// producerOf is the name of the Producer that a driver's sends go through.
+func producerOf(driver string) string { return "bench-" + strings.ToLower(driver) }
