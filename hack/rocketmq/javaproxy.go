@@ -51,7 +51,7 @@ func (c *Cluster) StartJavaProxy(ctx context.Context) error {
 // plain text and TLS.
 func (c *Cluster) writeJavaProxyConf() (string, error) {
 	conf, err := json.MarshalIndent(map[string]any{
-		"proxyMode": "CLUSTER", "rocketMQClusterName": clusterName, "namesrvAddr": loopback(c.ports.nameServer),
+		"proxyMode": "CLUSTER", "rocketMQClusterName": clusterName, "namesrvAddr": c.nameServerAddr(),
 		"proxyName": "proxy-a", "localServeAddr": "127.0.0.1",
 		"grpcServerPort": c.ports.proxy, "remotingListenPort": c.ports.proxyRemoting,
 	}, "", "  ")
