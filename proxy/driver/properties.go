@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Properties of a dead-letter message. They are ordinary properties: the application that reads the dead-letter topic sees them, and may send
@@ -62,3 +63,55 @@ func ReservedProperty(name string) bool {
 
 // ReservedProperties lists the reserved names in order, for documentation and tests. Names that start with "__RMQ." are reserved as well.
 func ReservedProperties() []string { return slices.Sorted(maps.Keys(reserved)) }
+
+// keySeparator stands between keys in the KEYS property.
+const keySeparator = " "
+
+// SplitKeys reads the KEYS property.
+func SplitKeys(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, keySeparator)
+}
+
+// OrdinaryProperties are those of a stored message that its sender set itself; nil when there are none.
+func OrdinaryProperties(stored map[string]string) map[string]string {
+	var kept map[string]string
+	for name, value := range stored {
+		if ReservedProperty(name) {
+			continue
+		}
+		if kept == nil {
+			kept = make(map[string]string, len(stored))
+		}
+		kept[name] = value
+	}
+	return kept
+}
+
+// StoredProperties are the properties under which RocketMQ keeps m; the map is the caller's.
+func StoredProperties(m *Message) map[string]string {
+	properties := make(map[string]string, len(m.Properties)+3)
+	maps.Copy(properties, m.Properties)
+	properties[PropertyID] = m.ID
+	if m.Tag != "" {
+		properties[PropertyTag] = m.Tag
+	}
+	if len(m.Keys) > 0 {
+		properties[PropertyKeys] = strings.Join(m.Keys, keySeparator)
+	}
+	return properties
+}
+
+// CutReason shortens reason to MaxReasonBytes without breaking a character.
+func CutReason(reason string) string {
+	if len(reason) <= MaxReasonBytes {
+		return reason
+	}
+	n := MaxReasonBytes
+	for n > 0 && !utf8.RuneStart(reason[n]) {
+		n--
+	}
+	return reason[:n]
+}

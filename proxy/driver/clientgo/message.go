@@ -5,7 +5,6 @@ package clientgo
 
 import (
 	"math"
-	"strings"
 	"time"
 
 	"github.com/apache/rocketmq-client-go/v2/primitive"
@@ -13,9 +12,6 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
-
-// keySeparator stands between keys in the KEYS property.
-const keySeparator = " "
 
 // never is a consume start time, in milliseconds as text, that the library's clean-up of old messages takes for young. That clean-up would send
 // back, and count as an attempt, also what no application has seen; the lease table does the same work with better knowledge.
@@ -29,7 +25,7 @@ func newArrival(m *primitive.MessageExt, l loop, topic, namespace string) *arriv
 		content: driver.Received{
 			Message: driver.Message{
 				ID: m.MsgId, Topic: wire.WithoutNamespace(namespace, topic), Tag: properties[driver.PropertyTag], Body: m.Body,
-				Keys: splitKeys(properties[driver.PropertyKeys]), Properties: ordinary(properties),
+				Keys: driver.SplitKeys(properties[driver.PropertyKeys]), Properties: driver.OrdinaryProperties(properties),
 			},
 			BornTime: time.UnixMilli(m.BornTimestamp), StoreTime: time.UnixMilli(m.StoreTimestamp),
 			Broker: l.BrokerName, Queue: l.QueueId, Offset: m.QueueOffset,
@@ -58,42 +54,4 @@ func attemptOf(reconsumed int32) int {
 		return 1
 	}
 	return int(reconsumed) + 1
-}
-
-func splitKeys(text string) []string {
-	if text == "" {
-		return nil
-	}
-	return strings.Split(text, keySeparator)
-}
-
-// ordinary are the properties that the sender set itself; nil when there are none.
-func ordinary(properties map[string]string) map[string]string {
-	var kept map[string]string
-	for name, value := range properties {
-		if driver.ReservedProperty(name) {
-			continue
-		}
-		if kept == nil {
-			kept = make(map[string]string, len(properties))
-		}
-		kept[name] = value
-	}
-	return kept
-}
-
-// stored are the properties under which RocketMQ keeps a message.
-func stored(m *driver.Message) map[string]string {
-	properties := make(map[string]string, len(m.Properties)+3)
-	for name, value := range m.Properties {
-		properties[name] = value
-	}
-	properties[driver.PropertyID] = m.ID
-	if m.Tag != "" {
-		properties[driver.PropertyTag] = m.Tag
-	}
-	if len(m.Keys) > 0 {
-		properties[driver.PropertyKeys] = strings.Join(m.Keys, keySeparator)
-	}
-	return properties
 }

@@ -224,7 +224,7 @@ func (p *producer) encode(topic string, request []entry, choice *primitive.Messa
 	msgs := make([]*primitive.Message, len(request))
 	for i, e := range request {
 		m := primitive.NewMessage(wire.WithNamespace(p.cfg.Connection.Namespace, topic), bytes.Clone(e.message.Body))
-		m.WithProperties(stored(e.message))
+		m.WithProperties(driver.StoredProperties(e.message))
 		m.Queue = choice
 		msgs[i] = m
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/apache/rocketmq-client-go/v2/primitive"
 
@@ -72,7 +71,7 @@ func (c *consumer) DeadLetter(ctx context.Context, m *driver.Received, reason st
 	letter := c.copyOf(a)
 	letter.Reconsumed, letter.MaxReconsume = a.attempt+1, a.attempt
 	for name, value := range map[string]string{
-		driver.PropertyDeadLetterReason: cut(reason, driver.MaxReasonBytes), driver.PropertyDeadLetterAttempts: strconv.Itoa(a.attempt),
+		driver.PropertyDeadLetterReason: driver.CutReason(reason), driver.PropertyDeadLetterAttempts: strconv.Itoa(a.attempt),
 		driver.PropertyDeadLetterTopic: a.content.Topic, driver.PropertyDeadLetterMessageID: a.content.ID,
 	} {
 		if value != "" { // RocketMQ drops empty properties
@@ -105,7 +104,7 @@ func (c *consumer) write(ctx context.Context, a *arrival, ask func(ctx context.C
 
 // copyOf is the message as the broker has it, for the group's retry topic, with its count of deliveries as it is.
 func (c *consumer) copyOf(a *arrival) wire.Outgoing {
-	properties := stored(&a.content.Message)
+	properties := driver.StoredProperties(&a.content.Message)
 	properties[primitive.PropertyRetryTopic] = a.broker.topic
 	properties[primitive.PropertyOriginMessageId] = originOf(a)
 	return wire.Outgoing{
@@ -129,15 +128,4 @@ func (c *consumer) sending(m wire.Outgoing) func(context.Context, string) error 
 		_, err := c.wire.Send(ctx, address, m)
 		return err
 	}
-}
-
-// cut shortens text to at most n bytes without breaking a character.
-func cut(text string, n int) string {
-	if len(text) <= n {
-		return text
-	}
-	for n > 0 && !utf8.RuneStart(text[n]) {
-		n--
-	}
-	return text[:n]
 }
