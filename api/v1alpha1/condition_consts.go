@@ -89,6 +89,8 @@ const (
 	ReasonBrokerUnavailable = "BrokerUnavailable"
 	// ReasonTopicNotFound: RocketMQ does not know a topic; it is tried again and again.
 	ReasonTopicNotFound = "TopicNotFound"
+	// ReasonGroupHasClassicMembers: clients that do not pop are in the Consumer's group; it is tried again until they have left.
+	ReasonGroupHasClassicMembers = "GroupHasClassicMembers"
 	// ReasonShuttingDown: the host is stopping and starts no client.
 	ReasonShuttingDown = "ShuttingDown"
 )

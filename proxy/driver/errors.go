@@ -25,6 +25,10 @@ const (
 	// Throttled: the broker refuses for load.
 	Throttled Reason = "BrokerBusy"
 
+	// GroupHasClassicMembers: clients that do not pop are in the group, whose messages a popping Consumer must not share; it works when they
+	// have left.
+	GroupHasClassicMembers Reason = "GroupHasClassicMembers"
+
 	// Unauthorized: credentials missing, wrong or without the right.
 	Unauthorized Reason = "CredentialsRefused"
 	// TopicNotFound: the topic does not exist and the broker does not create it.
@@ -102,7 +106,7 @@ func ReasonOf(err error) Reason {
 // Retryable reports whether the same call may work later without a change of object or message.
 func Retryable(err error) bool {
 	switch ReasonOf(err) {
-	case Unavailable, NotReplicated, Timeout, Closed, Throttled:
+	case Unavailable, NotReplicated, Timeout, Closed, Throttled, GroupHasClassicMembers:
 		return true
 	default:
 		return false

@@ -77,7 +77,8 @@ func codeOfReason(r driver.Reason) codes.Code {
 		return codes.ResourceExhausted
 	case driver.InvalidMessage, driver.LeaseExpired, driver.InvalidHandle:
 		return codes.InvalidArgument
-	case driver.Unauthorized, driver.TopicNotFound, driver.InvalidFilter, driver.AddressRefused, driver.Unsupported, driver.Invalid:
+	case driver.Unauthorized, driver.TopicNotFound, driver.InvalidFilter, driver.AddressRefused, driver.Unsupported, driver.Invalid,
+		driver.GroupHasClassicMembers:
 		return codes.FailedPrecondition
 	default:
 		return codes.Internal
