@@ -40,6 +40,9 @@ func capabilityTable() string {
 		{"what no receiver has seen", func(c driver.Capabilities) string {
 			return choose(c.GiveBackToBroker, "goes back to the broker at once", "goes back to this host, and to the broker when the client stops")
 		}},
+		{"what receivers have when the client stops", func(c driver.Capabilities) string {
+			return choose(c.KeepsLeases, "stays leased to its deadline; another host takes the ack", "goes back to the broker")
+		}},
 		{"longest lease", func(c driver.Capabilities) string {
 			return duration(c.MaxLease) + "; longer ones are clamped, the answer shows the real deadline"
 		}},

@@ -53,6 +53,9 @@ type Capabilities struct {
 	// GiveBackToBroker: GiveBack returns messages to the broker at once; otherwise to this process, and to the broker when the
 	// client stops.
 	GiveBackToBroker bool
+	// KeepsLeases: Close leaves what Fetch has handed out leased to its deadline, because it can still be acknowledged through another
+	// host, and the broker would not tell that host if it had been given back. Otherwise Close gives it back.
+	KeepsLeases bool
 	// MaxLease is the longest lease Fetch and Extend can give. Longer requests are clamped and the answer shows the real deadline.
 	MaxLease time.Duration
 	// SingleHost: a Consumer of this driver must run on one host only.
@@ -215,8 +218,8 @@ type Consumer interface {
 	// Err: see Producer.Err.
 	Err() error
 
-	// Close gives back what is leased or prefetched, stops fetching, commits what was acknowledged, shuts the client down and
-	// returns when nothing of ours is left. A Fetch under way returns ErrClosed. Twice, concurrently and half-started: as
+	// Close gives back what is prefetched, and what is leased unless Capabilities.KeepsLeases, stops fetching, commits what was
+	// acknowledged, shuts the client down and returns when nothing of ours is left. A Fetch under way returns ErrClosed. Twice, concurrently and half-started: as
 	// Producer.Close.
 	Close(ctx context.Context) error
 }

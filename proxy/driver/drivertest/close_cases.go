@@ -17,6 +17,7 @@ var closeCases = []testCase{
 	{name: "Close works twice, at once and on clients that never worked", run: caseCloseTwice},
 	{name: "after Close every call answers ErrClosed", run: caseAfterClose},
 	{name: "Close gives back what is leased: the next member gets it", run: caseCloseGivesBack},
+	{name: "what is leased when the consumer closes is acknowledged through the next member, or comes again at its deadline", run: caseCloseKeepsLeases},
 	{name: "consumers closed and reopened under load lose nothing", long: true, run: caseReopenUnderLoad},
 }
 
@@ -135,6 +136,9 @@ func caseAfterClose(k *kit) {
 }
 
 func caseCloseGivesBack(k *kit) {
+	if k.caps.KeepsLeases {
+		k.Skip("this driver leaves what is leased to its deadline")
+	}
 	topic, group := k.h.NewTopic(k, 2), k.h.NewGroup(k)
 	sent := messages(topic, 10)
 	k.send(k.producer(topic), sent...)
@@ -153,6 +157,29 @@ func caseCloseGivesBack(k *kit) {
 	}
 	k.wantSame(sent, append(rest, got[:2]...))
 	k.ack(next, rest...)
+}
+
+func caseCloseKeepsLeases(k *kit) {
+	if !k.caps.KeepsLeases {
+		k.Skip("this driver gives back what is leased")
+	}
+	topic, group := k.h.NewTopic(k, 2), k.h.NewGroup(k)
+	sent := messages(topic, 10)
+	k.send(k.producer(topic), sent...)
+	c := k.consumer(group, topic)
+	kept := k.fetch(c, 6, longLease)
+	expiring := k.fetch(c, 1, k.facts.Lease)[0]
+	k.closing("consumer", c)
+	next := k.consumer(group, topic)
+	k.ack(next, kept...)
+	rest := k.fetch(next, 4, longLease)
+	k.wantSame(sent, append(rest, kept...))
+	k.wantBetween("the end of the lease of the one that nobody acknowledged", expiring.Deadline)
+	for _, r := range rest {
+		k.wantAttempt(r, map[bool]int{true: 2, false: 1}[r.ID == expiring.ID])
+	}
+	k.ack(next, rest...)
+	k.fetchNone(next, k.facts.Late+k.facts.Quiet, "everything is acknowledged")
 }
 
 // caseReopenUnderLoad is the shape of the library's Shutdown race (upstream #1051): stops while messages come in.
@@ -176,6 +203,9 @@ func caseReopenUnderLoad(k *kit) {
 		rs := k.fetch(c, 20, longLease)
 		k.ack(c, rs[:15]...)
 		got = append(got, rs[:15]...)
+		if k.caps.KeepsLeases {
+			k.noErrors("GiveBack", c.GiveBack(k.within(k.facts.Open), handles(rs[15:])), len(rs[15:]))
+		}
 		k.closing("consumer", c)
 	}
 	c := k.consumer(group, topic)

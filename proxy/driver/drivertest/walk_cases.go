@@ -204,10 +204,10 @@ func (w *walk) deadLetterOne() {
 	}
 }
 
-// reopen closes the consumer in order, which gives back what it has leased, and opens the next member.
+// reopen closes the consumer in order, which gives back what it has leased unless the driver keeps leases, and opens the next member.
 func (w *walk) reopen() {
 	for _, e := range w.ledger {
-		if e.leased == nil {
+		if e.leased == nil || w.caps.KeepsLeases {
 			continue
 		}
 		if rest := time.Until(e.free); rest > w.margin() {
