@@ -1,0 +1,173 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package remoting
+
+import (
+	"context"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
+)
+
+// OpenConsumer implements driver.Driver.
+func (d *Driver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfig) (driver.Consumer, error) {
+	c, queues, err := d.proveConsumer(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.prepare(ctx, queues); err != nil {
+		c.leaveCluster()
+		return nil, err
+	}
+	c.pairWith(queues)
+	return c, nil
+}
+
+// ProbeConsumer implements driver.Driver.
+func (d *Driver) ProbeConsumer(ctx context.Context, cfg driver.ConsumerConfig) error {
+	c, _, err := d.proveConsumer(ctx, cfg)
+	if err == nil {
+		c.leaveCluster()
+	}
+	return err
+}
+
+// proveConsumer does everything that changes nothing, and returns the readable queues by source. The caller owes leaveCluster.
+func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (*consumer, [][]wire.Queue, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, nil, wire.Errorf(err, "open the consumer of group %q", cfg.Group)
+	}
+	c := d.newConsumer(cfg)
+	prover := proof.Prover{Wire: c.cluster.wire, Routes: c.cluster, Namespace: cfg.Connection.Namespace}
+	all, err := prover.Consumer(ctx, cfg)
+	if err == nil {
+		err = c.refuseClassicMembers(ctx, proof.Brokers(all))
+	}
+	if err != nil {
+		c.leaveCluster()
+		return nil, nil, err
+	}
+	queues := make([][]wire.Queue, len(c.sources))
+	for _, q := range all {
+		for i := range c.sources {
+			if c.sources[i].topic == q.Topic {
+				queues[i] = append(queues[i], q)
+			}
+		}
+	}
+	return c, queues, nil
+}
+
+// consumePop is how brokers call the members of a group that pop.
+const consumePop = "CONSUME_POP"
+
+// refuseClassicMembers looks for members of the group that pull or push. They and we would both get messages, and what they send back or leave
+// unacknowledged goes where the other does not look (seen on 5.5.0). Where the credentials do not allow the question it is left out.
+func (c *consumer) refuseClassicMembers(ctx context.Context, brokers []wire.Queue) error {
+	return proof.All(ctx, len(brokers), func(ctx context.Context, i int) error {
+		online, err := c.cluster.wire.GroupConnections(ctx, brokers[i].Address, c.group)
+		if code, ok := wire.CodeOf(err); ok && code == wire.CodeNoPermission {
+			return nil
+		}
+		if err != nil {
+			return wire.Errorf(err, "ask broker %s who is in group %q", brokers[i].Broker, c.cfg.Group)
+		}
+		if len(online.Connections) == 0 || online.ConsumeType == consumePop {
+			return nil
+		}
+		return driver.Errorf(driver.GroupHasClassicMembers, "group",
+			"group %q has %d member(s) at broker %s that do not pop (%s), for example client %q; stop them, or use the driver ClientGo or another group",
+			c.cfg.Group, len(online.Connections), brokers[i].Broker, online.ConsumeType, online.Connections[0].ClientID)
+	})
+}
+
+// prepare makes the group at each broker and, where it is to begin at the latest message, writes its positions before the first pop.
+func (c *consumer) prepare(ctx context.Context, queues [][]wire.Queue) error {
+	var all []wire.Queue
+	for _, qs := range queues {
+		all = append(all, qs...)
+	}
+	brokers := proof.Brokers(all)
+	err := proof.All(ctx, len(brokers), func(ctx context.Context, i int) error { return c.makeGroup(ctx, brokers[i]) })
+	if err != nil || c.cfg.StartFrom != driver.Latest {
+		return err // without a position a pop begins at the oldest message, see command
+	}
+	return proof.All(ctx, len(queues), func(ctx context.Context, i int) error { return c.startAtLatest(ctx, queues[i]) })
+}
+
+// makeGroup sees to it that the broker of q knows the group. Asking whether there is something makes it, as pops do, on brokers that create groups by
+// themselves (autoCreateSubscriptionGroup, the default); elsewhere an administrator's request is tried.
+func (c *consumer) makeGroup(ctx context.Context, q wire.Queue) error {
+	ask := wire.PopRequest{Group: c.group, Topic: q.Topic, Queue: -1, Broker: q.Broker}
+	_, err := c.cluster.wire.Invoke(ctx, q.Address, wire.NotificationCommand(ask))
+	if code, ok := wire.CodeOf(err); ok && code == wire.CodeGroupNotExist {
+		if err := c.cluster.wire.CreateGroup(ctx, q.Address, c.group); err != nil {
+			return driver.Errorf(driver.Unavailable, "group",
+				"group %q does not exist at broker %s, which does not create groups by itself, and it could not be created: %w; create it with \"mqadmin updateSubGroup -g %s\" on all brokers",
+				c.cfg.Group, q.Broker, err, c.group)
+		}
+		return nil
+	}
+	if err != nil {
+		return wire.Errorf(err, "ask broker %s for messages of group %q", q.Broker, c.cfg.Group)
+	}
+	return nil
+}
+
+// startAtLatest writes the group's positions in all queues of a topic when it has none in any of them. A group that has one was here before:
+// a queue without a position was added since, all that it holds came after the group, and pops begin there at its oldest message. A broker that was
+// away when the group was made looks the same, so that the group gets what it held.
+func (c *consumer) startAtLatest(ctx context.Context, queues []wire.Queue) error {
+	if len(queues) == 0 {
+		return nil
+	}
+	// One question tells for a group that was here before, which is the common case.
+	if known, err := c.anyPosition(ctx, queues[:1]); known || err != nil {
+		return err
+	}
+	if known, err := c.anyPosition(ctx, queues[1:]); known || err != nil {
+		return err
+	}
+	return proof.All(ctx, len(queues), func(ctx context.Context, i int) error { return c.position(ctx, queues[i]) })
+}
+
+func (c *consumer) anyPosition(ctx context.Context, queues []wire.Queue) (bool, error) {
+	known := make([]bool, len(queues))
+	err := proof.All(ctx, len(queues), func(ctx context.Context, i int) error {
+		at, err := c.cluster.wire.ConsumerOffset(ctx, queues[i], c.group)
+		known[i] = at.Known
+		return wrapped(err, "ask for the position of group %q in queue %d of %q", c.cfg.Group, queues[i].ID, queues[i].Topic)
+	})
+	for _, k := range known {
+		if k {
+			return true, nil
+		}
+	}
+	return false, err
+}
+
+// position writes the position after the newest message, unless another host has done so. That is looked at after the newest message was asked for:
+// if the other host writes between this look and our writing, ours is not ahead of what was sent to it since.
+func (c *consumer) position(ctx context.Context, q wire.Queue) error {
+	_, next, err := c.cluster.wire.Bounds(ctx, q, c.group)
+	if err != nil {
+		return wire.Errorf(err, "ask for the newest message in queue %d of %q", q.ID, q.Topic)
+	}
+	at, err := c.cluster.wire.ConsumerOffset(ctx, q, c.group)
+	if err == nil && !at.Known {
+		err = c.cluster.wire.SetConsumerOffset(ctx, q, c.group, next)
+	}
+	return wrapped(err, "set the position of group %q in queue %d of %q to %d", c.cfg.Group, q.ID, q.Topic, next)
+}
+
+func wrapped(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return wire.Errorf(err, format, args...)
+}
