@@ -56,7 +56,7 @@ func (c *consumer) changing(ctx context.Context, h driver.Handle, invisible time
 		}
 		return lease{}, wire.Errorf(err, "change a lease at broker %s", l.pop.Broker)
 	}
-	return c.changed(l, answer, sent, time.Now())
+	return c.changed(l, address, answer, sent, time.Now())
 }
 
 // bound is ctx that ends with the consumer.
@@ -92,18 +92,29 @@ func (c *consumer) change(l *lease, invisible time.Duration, uncounted bool) *wi
 	})
 }
 
-// changed reads the answer to a change. It has the moment of the change by the broker's own clock, so that there is no doubt whether it came in time.
-func (c *consumer) changed(l lease, answer *wire.Command, sent, received time.Time) (lease, error) {
+// changed reads the answer to a change. It has the moment of the change by the broker's own clock, so that there is no doubt whether it came in time. One
+// that came too late has an effect all the same: in the 2 s before the broker delivers again it takes the place of the old lease, and the message would
+// be away for the new time although we say that it comes again. So that time is ended at once.
+func (c *consumer) changed(l lease, address string, answer *wire.Command, sent, received time.Time) (lease, error) {
 	c.heard(l.pop.Broker, answer, sent, received)
 	pop, err := wire.DecodeChange(answer, l.pop)
 	if err != nil {
 		return lease{}, wire.Errorf(err, "read the answer of broker %s to a change of a lease", l.pop.Broker)
 	}
-	if pop.PopTime >= l.expires() {
-		return lease{}, driver.Errorf(driver.LeaseExpired, "", "the lease had ended by the clock of broker %s when the change arrived", l.pop.Broker)
-	}
+	end := l.expires()
 	l.pop, l.skew = pop, c.clocks.skew(pop.Broker, received)
-	return l, nil
+	if pop.PopTime < end {
+		return l, nil
+	}
+	if pop.Invisible > 0 {
+		c.cluster.wire.Go(address, c.change(&l, 0, false), wire.RequestTimeout, func(answer *wire.Command, err error) {
+			if err != nil || answer.Code != wire.CodeSuccess {
+				c.driver.log.Info("A lease was changed after its end and could not be ended again; the message comes when the changed lease ends",
+					"group", c.cfg.Group, "ends", l.pop.Expires())
+			}
+		})
+	}
+	return lease{}, driver.Errorf(driver.LeaseExpired, "", "the lease had ended by the clock of broker %s when the change arrived", l.pop.Broker)
 }
 
 // GiveBack implements driver.Consumer: the messages come again after about 2 s, uncounted.
@@ -150,7 +161,7 @@ func (c *consumer) giveBack(ctx context.Context, handles []driver.Handle, errs [
 		errs[i] = driver.Errorf(driver.Timeout, "", "no answer of broker %s in time; whether the message is given back is unknown", l.pop.Broker)
 		sent := time.Now()
 		c.cluster.wire.Go(address, c.change(&l, 0, true), wire.RequestTimeout, func(answer *wire.Command, err error) {
-			results <- result{i, c.returned(l, answer, err, sent)}
+			results <- result{i, c.returned(l, address, answer, err, sent)}
 		})
 	}
 	for open > 0 && take() {
@@ -158,14 +169,14 @@ func (c *consumer) giveBack(ctx context.Context, handles []driver.Handle, errs [
 }
 
 // returned judges the answer to one give-back.
-func (c *consumer) returned(l lease, answer *wire.Command, err error, sent time.Time) error {
+func (c *consumer) returned(l lease, address string, answer *wire.Command, err error, sent time.Time) error {
 	if err == nil && answer.Code != wire.CodeSuccess {
 		err = &wire.AnswerError{Address: l.pop.Broker, Code: answer.Code, Remark: answer.Remark}
 	}
 	if err != nil {
 		return wire.Errorf(err, "give a message back to broker %s", l.pop.Broker)
 	}
-	_, err = c.changed(l, answer, sent, time.Now())
+	_, err = c.changed(l, address, answer, sent, time.Now())
 	return err
 }
 
@@ -183,7 +194,7 @@ func (c *consumer) giveBackLater(handles []driver.Handle) {
 		}
 		sent := time.Now()
 		c.cluster.wire.Go(address, c.change(&l, 0, true), wire.RequestTimeout, func(answer *wire.Command, err error) {
-			if err := c.returned(l, answer, err, sent); err != nil {
+			if err := c.returned(l, address, answer, err, sent); err != nil {
 				c.driver.log.V(verbose).Info("A message was not given back and comes again when its lease ends", "group", c.cfg.Group, "reason", err.Error())
 			}
 		})

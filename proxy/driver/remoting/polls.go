@@ -24,8 +24,9 @@ const (
 	// pollTime is how long the broker holds a request that finds nothing. It is also how long an answer may still come for a Fetch that has gone;
 	// 1,000 idle groups cost the broker 200 answers a second.
 	pollTime = 5 * time.Second
-	// pollMargin is what a poll may take beyond that.
-	pollMargin = wire.RequestTimeout
+	// pollMargin is what a poll may take beyond that. Nobody takes an answer that comes later, and its messages are away until their leases end; so a
+	// broker that is slow is waited for. One that is gone is found out by other requests on the same connection.
+	pollMargin = 15 * time.Second
 	// holdTime is how long messages that arrived while no Fetch ran wait for the next one before they are given back. A message that was given
 	// back comes again after 2 s, so waiting for about half of that loses the least.
 	holdTime = time.Second
