@@ -20,6 +20,9 @@ const (
 	answersAtOnce = 8
 	// maxRounds bounds how often one call waits for other calls on the same token.
 	maxRounds = 8
+	// clockTolerance is how far another window's clock may be from ours. Its deadlines are a first filter only: before that is over, whoever
+	// knows better is asked, which is the driver by the broker's clock, or the window that made the token.
+	clockTolerance = time.Minute
 
 	detailReplaced = "the client that delivered it was replaced on this host; the message comes again"
 	detailShutdown = "this host is shutting the consumer down; send it again, to another host"
@@ -118,8 +121,11 @@ func (r *Result) set(o Outcome, detail string) { r.Outcome, r.Detail = o, detail
 func (w *Window) judge(token string, a *answering, r *Result) bool {
 	c, err := w.sealer.openContent(token, w.origin)
 	switch {
+	case errors.Is(err, errKeyPending):
+		r.set(Retry, "the token was "+err.Error())
+		return false
 	case errors.Is(err, errUnknownKey):
-		r.set(Expired, "the token was "+err.Error()+"; the message comes again")
+		r.set(Expired, "the token was "+err.Error())
 		return false
 	case err != nil:
 		r.set(Invalid, err.Error())
@@ -130,7 +136,7 @@ func (w *Window) judge(token string, a *answering, r *Result) bool {
 	}
 	a.content, a.handle = c, c.handle
 	switch {
-	case c.deadline <= w.now():
+	case w.isOver(&c):
 		r.set(Expired, "the ack deadline has passed")
 	case c.foreign == nil && c.id != 0 || w.caps.AckFromAnyHost:
 		return true
@@ -140,6 +146,15 @@ func (w *Window) judge(token string, a *answering, r *Result) bool {
 		w.judgeForeign(c.foreign, r)
 	}
 	return false
+}
+
+// isOver reports whether the token's deadline has passed for certain.
+func (w *Window) isOver(c *content) bool {
+	now := w.now()
+	if c.foreign != nil {
+		now -= int64(clockTolerance)
+	}
+	return c.deadline <= now
 }
 
 // judgeForeign answers for a delivery of another window with a driver that must be asked on the host that fetched.

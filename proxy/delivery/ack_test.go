@@ -35,7 +35,7 @@ func TestTokensOfOthersAreJudged(t *testing.T) {
 	}{
 		{"of another Consumer is INVALID", func(o *Options) { o.ConsumerUID = "uid-2" }, nil, Invalid, "another Consumer", 0},
 		{"of another Consumer is INVALID even where any host may ack", func(o *Options) { o.ConsumerUID = "uid-2" }, anyHost, Invalid, "another Consumer", 0},
-		{"with an unknown key is EXPIRED", func(o *Options) { o.Sealer = otherKey }, nil, Expired, "host that was restarted", 0},
+		{"with an unknown key is EXPIRED", func(o *Options) { o.Sealer = otherKey }, nil, Expired, "key that is not in use", 0},
 		{"of a host that lives is RETRY", func(o *Options) { o.Host, o.Incarnation = "host-b", "i" }, func(o *Options) { o.Peer = alive }, Retry, "delivered by host host-b", 0},
 		{"of a host of which nothing is known is RETRY", func(o *Options) { o.Host = "host-b" }, nil, Retry, "delivered by host host-b", 0},
 		{"of a host that is gone is EXPIRED", func(o *Options) { o.Host = "host-b" }, func(o *Options) { o.Peer = gone }, Expired, "host-b, which is gone", 0},
@@ -65,20 +65,58 @@ func TestTokensOfOthersAreJudged(t *testing.T) {
 	}
 }
 
-func TestAForeignTokenWhoseDeadlineHasPassedIsExpiredWhereverItIsFrom(t *testing.T) {
-	for name, judge := range map[string]func(*Options){"the driver could be asked": anyHost, "its host lives": func(o *Options) {
-		o.Peer = func(string, string) PeerState { return PeerAlive }
-	}} {
-		t.Run(name, func(t *testing.T) {
+// A deadline in a foreign token is told by another host's clock. Until it has passed by more than clocks may differ, the one who knows is asked.
+func TestAForeignTokensDeadlineIsAFirstFilterOnly(t *testing.T) {
+	alive := func(o *Options) { o.Peer = func(string, string) PeerState { return PeerAlive } }
+	cases := []struct {
+		name   string
+		judge  func(*Options)
+		after  time.Duration
+		want   Outcome
+		driver int
+	}{
+		{"before it the driver decides", anyHost, 9 * time.Second, OK, 1},
+		{"shortly after it the driver decides", anyHost, 10 * time.Second, Expired, 1},
+		{"long after it nobody is asked", anyHost, 10*time.Second + clockTolerance, Expired, 0},
+		{"shortly after it the live host that made it decides", alive, 10 * time.Second, Retry, 0},
+		{"long after it that host is not asked", alive, 10*time.Second + clockTolerance, Expired, 0},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
 			inTime(t, func(t *testing.T) {
 				maker := newRig(t, Settings{AckDeadline: 10 * time.Second}, func(o *Options) { o.Host = "host-b" })
-				asked := newRig(t, Settings{}, judge)
+				asked := newRig(t, Settings{}, c.judge)
 				asked.consumer = maker.broker
 				maker.broker.put("m", 1, 1)
 				ds := receive(t, maker.attach(t, ReceiverOptions{MaxMessages: 1}), 1)
-				time.Sleep(10 * time.Second)
-				wantOutcome(t, "ack", one(asked.Ack(t.Context(), tokens(ds))), Expired)
-				want(t, "driver calls", maker.broker.counts().ackCalls, 0)
+				time.Sleep(c.after)
+				wantOutcome(t, "ack", one(asked.Ack(t.Context(), tokens(ds))), c.want)
+				want(t, "driver calls", maker.broker.counts().ackCalls, c.driver)
+			})
+		})
+	}
+}
+
+// The maker's wall clock is 40 s ahead or behind: the broker's clock decides, not the difference.
+func TestAnotherHostsClockDoesNotDecide(t *testing.T) {
+	for name, skew := range map[string]time.Duration{"ahead": 40 * time.Second, "behind": -40 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(t *testing.T) {
+				maker := newRig(t, Settings{AckDeadline: 20 * time.Second}, func(o *Options) { o.Host = "host-b" })
+				asked := newRig(t, Settings{}, anyHost)
+				asked.consumer = maker.broker
+				maker.broker.put("m", 2, 1)
+				ds := receive(t, maker.attach(t, ReceiverOptions{MaxMessages: 2}), 2)
+				for i := range ds { // what a host whose clock differs would have sealed
+					c, err := maker.sealer.openContent(ds[i].Token, maker.origin)
+					must(t, err)
+					c.deadline += int64(skew)
+					ds[i].Token, err = maker.sealer.sealContent(maker.origin.prefix, &c)
+					must(t, err)
+				}
+				wantOutcome(t, "ack inside the lease", one(asked.Ack(t.Context(), tokens(ds[:1]))), OK)
+				time.Sleep(20 * time.Second)
+				wantOutcome(t, "ack after the lease", one(asked.Ack(t.Context(), tokens(ds[1:]))), Expired)
 			})
 		})
 	}

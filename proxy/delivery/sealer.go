@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // The sealed form: version (1 byte), key id (4), nonce (12), ciphertext and tag; as base64url text without padding. Version and key id are
@@ -38,7 +39,8 @@ const (
 // Errors of opening a token.
 var (
 	errNotAToken  = errors.New("not an ack token")
-	errUnknownKey = errors.New("made by a host that was restarted")
+	errUnknownKey = errors.New("made with a key that is not in use: its deadline has passed, its host was restarted, or nobody here made it")
+	errKeyPending = errors.New("made with a key that this host has not read yet; it is being looked up, send the token again")
 )
 
 // Key is the secret of a Sealer.
@@ -58,13 +60,28 @@ func (Key) String() string { return "REDACTED" }
 // GoString hides the key from %#v.
 func (Key) GoString() string { return "REDACTED" }
 
-// Sealer seals and opens tokens with AES-256-GCM. It is safe for concurrent use and is never closed.
+// MarshalText hides the key from encoders of logs. Who stores a key encodes its bytes.
+func (Key) MarshalText() ([]byte, error) { return []byte("REDACTED"), nil }
+
+// Sealer seals and opens tokens with AES-256-GCM. Its keys can be replaced while it works: it seals with one and opens with all. It is safe for
+// concurrent use and is never closed; sealing and opening take no lock.
 type Sealer struct {
-	seal   sealKey
-	open   map[[keyIDSize]byte]cipher.AEAD
-	nonces atomic.Pointer[nonceBlock]
-	bufs   sync.Pool
+	ring    atomic.Pointer[keyring]
+	nonces  atomic.Pointer[nonceBlock]
+	bufs    sync.Pool
+	unknown unknownKeys
 }
+
+// keyring is the keys of one moment; it never changes.
+type keyring struct {
+	seal sealKey
+	open map[KeyID]cipher.AEAD
+	// readAt is when reading these keys began: every key that was in use then is among them.
+	readAt time.Time
+}
+
+// KeyID names a key inside tokens. It says nothing about the key.
+type KeyID [keyIDSize]byte
 
 type sealKey struct {
 	head [headSize]byte
@@ -82,39 +99,54 @@ type sealBuf struct{ plain, sealed, text []byte }
 
 // NewSealer makes a Sealer that seals with the first key and opens what any of them has sealed. At least one key is needed.
 func NewSealer(keys ...Key) (*Sealer, error) {
-	if len(keys) == 0 {
-		return nil, errors.New("ack token sealer: no key given; use RandomKey for tokens of this process only")
-	}
-	s := &Sealer{open: make(map[[keyIDSize]byte]cipher.AEAD, len(keys))}
-	for i, k := range keys {
-		block, err := aes.NewCipher(k[:])
-		if err != nil {
-			return nil, fmt.Errorf("ack token sealer: key %d: %w", i, err)
-		}
-		aead, err := cipher.NewGCM(block)
-		if err != nil {
-			return nil, fmt.Errorf("ack token sealer: key %d: %w", i, err)
-		}
-		id := keyID(k)
-		if _, twice := s.open[id]; twice {
-			return nil, fmt.Errorf("ack token sealer: key %d has the same id as an earlier one", i)
-		}
-		s.open[id] = aead
-		if i == 0 {
-			s.seal.aead = aead
-			s.seal.head[0] = sealVersion
-			copy(s.seal.head[1:], id[:])
-		}
-	}
+	s := &Sealer{}
 	s.nonces.Store(newNonceBlock())
 	s.bufs.New = func() any { return new(sealBuf) }
+	if err := s.SetKeys(time.Now(), keys...); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
-// keyID is in clear in each token: enough to choose the key, nothing about it.
-func keyID(k Key) [keyIDSize]byte {
+// SetKeys replaces all keys at once: from now on the first one seals and all of them open. readAt is when the caller began to read them from
+// where hosts share them: an unknown key that was asked for before is then known not to exist. On an error the earlier keys stay.
+func (s *Sealer) SetKeys(readAt time.Time, keys ...Key) error {
+	if len(keys) == 0 {
+		return errors.New("ack token sealer: no key given; use RandomKey for tokens of this process only")
+	}
+	ring := &keyring{open: make(map[KeyID]cipher.AEAD, len(keys)), readAt: readAt}
+	for i, k := range keys {
+		aead, err := newAEAD(k)
+		if err != nil {
+			return fmt.Errorf("ack token sealer: key %d: %w", i, err)
+		}
+		id := k.ID()
+		if _, twice := ring.open[id]; twice {
+			return fmt.Errorf("ack token sealer: key %d has the same id as an earlier one", i)
+		}
+		ring.open[id] = aead
+		if i == 0 {
+			ring.seal.aead = aead
+			ring.seal.head[0] = sealVersion
+			copy(ring.seal.head[1:], id[:])
+		}
+	}
+	s.ring.Store(ring)
+	return nil
+}
+
+func newAEAD(k Key) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(k[:])
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+// ID is in clear in each token: enough to choose the key, nothing about it.
+func (k Key) ID() KeyID {
 	sum := sha256.Sum256(append([]byte("rocketmq-proxy ack token key id:"), k[:]...))
-	return [keyIDSize]byte(sum[:keyIDSize])
+	return KeyID(sum[:keyIDSize])
 }
 
 func newNonceBlock() *nonceBlock {
@@ -144,14 +176,14 @@ func (s *Sealer) sealContent(prefix []byte, c *content) (string, error) {
 	if len(buf.plain) > maxPlain {
 		return "", fmt.Errorf("ack token: the driver's handle of %d bytes is too long, at most about %d fit in a token", len(c.handle), maxPlain-len(prefix))
 	}
-	nonce := s.nonce()
-	buf.sealed = append(append(buf.sealed[:0], s.seal.head[:]...), nonce[:]...)
-	buf.sealed = s.seal.aead.Seal(buf.sealed, buf.sealed[headSize:headSize+nonceSize], buf.plain, s.seal.head[:])
+	nonce, key := s.nonce(), &s.ring.Load().seal
+	buf.sealed = append(append(buf.sealed[:0], key.head[:]...), nonce[:]...)
+	buf.sealed = key.aead.Seal(buf.sealed, buf.sealed[headSize:headSize+nonceSize], buf.plain, key.head[:])
 	buf.text = base64.RawURLEncoding.AppendEncode(buf.text[:0], buf.sealed)
 	return string(buf.text), nil
 }
 
-// openContent reads a token. errUnknownKey and errNotAToken are the only errors. ours is the window's own origin prefix: a token that
+// openContent reads a token. errNotAToken, errUnknownKey and errKeyPending are the only errors. ours is the window's own origin prefix: a token that
 // starts with it is opened without copying the origin's names.
 func (s *Sealer) openContent(token string, ours *origin) (content, error) {
 	if len(token) > maxTokenText || len(token) < base64.RawURLEncoding.EncodedLen(sealedMin) {
@@ -169,9 +201,10 @@ func (s *Sealer) openContent(token string, ours *origin) (content, error) {
 	if head[0] != sealVersion {
 		return content{}, errNotAToken
 	}
-	aead, known := s.open[[keyIDSize]byte(head[1:])]
+	ring, id := s.ring.Load(), KeyID(head[1:])
+	aead, known := ring.open[id]
 	if !known {
-		return content{}, errUnknownKey
+		return content{}, s.unknown.judge(id, ring.readAt)
 	}
 	buf.plain, err = aead.Open(buf.plain[:0], rest[:nonceSize], rest[nonceSize:], head)
 	if err != nil {

@@ -18,7 +18,8 @@ type content struct {
 	id uint64
 	// generation counts the deadlines that this delivery has had; only the newest one's token is good.
 	generation uint32
-	// deadline in nanoseconds of the maker's steady clock (see Window.now), which is the Unix time unless its wall clock was set.
+	// deadline in nanoseconds of the maker's steady clock (see Window.now), which is the Unix time unless its wall clock was set. Another window
+	// takes it for no more than that: see clockTolerance.
 	deadline int64
 	handle   driver.Handle
 }
