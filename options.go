@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/controllers"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/server"
 )
 
@@ -25,7 +26,7 @@ type options struct {
 	allowedNameServers, defaultNameServers, watchNamespaces              []string
 	enableMemoryDriver                                                   bool
 	namespace, hostID, hostLockDir, endpoint                             string
-	drainTimeout, shutdownGrace, auditInterval                           time.Duration
+	drainTimeout, shutdownGrace, auditInterval, keyRotation              time.Duration
 	limits                                                               server.Limits
 }
 
@@ -83,13 +84,15 @@ func (o *options) bindOperator(flags *flag.FlagSet) {
 	flags.Var(list{&o.defaultNameServers}, "default-name-servers", "comma-separated host:port for objects that name none")
 	flags.Var(list{&o.watchNamespaces}, "watch-namespaces", "comma-separated namespaces whose objects are served; empty = all")
 	flags.BoolVar(&o.enableMemoryDriver, "enable-memory-driver", false, "use the embedded broker for driver Auto: messages live in this process only; for demos and tests")
-	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "the operator's own namespace (its Leases)")
+	flags.StringVar(&o.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "the operator's own namespace (its Leases and the keys of ack tokens)")
 	flags.StringVar(&o.hostID, "host-id", "", "name of this host when it does not run in a pod (POD_NAME and POD_UID unset)")
 	flags.StringVar(&o.hostLockDir, "host-lock-dir", os.TempDir(), "folder of the file lock that keeps --host-id exclusive on a machine")
 	flags.StringVar(&o.endpoint, "endpoint", "", "host:port that status.endpoint shows to applications")
 	flags.DurationVar(&o.drainTimeout, "drain-timeout", 30*time.Second, "longest time for receivers to acknowledge when this host stops")
 	flags.DurationVar(&o.shutdownGrace, "shutdown-grace", 45*time.Second, "longest time for the whole stop; shorter than the pod's grace period")
 	flags.DurationVar(&o.auditInterval, "audit-interval", time.Minute, "time between two comparisons of running clients with the objects")
+	flags.DurationVar(&o.keyRotation, "ack-key-rotation", controllers.DefaultKeyRotation,
+		"age at which the key of ack tokens is replaced, at least an hour; 0 = never. The keys are in the Secret "+controllers.KeysSecret+" of the operator's namespace")
 }
 
 // bindLimits offers the limits that a platform engineer may want to change; proxy/server/limits.go explains each.
@@ -113,6 +116,9 @@ func (o *options) check() error {
 	}
 	if o.tlsCertDir == "" && !o.insecurePlaintext {
 		return fmt.Errorf("--tls-cert-dir is missing: name a folder with tls.crt and tls.key (config/README.md tells how to make one), or use --insecure-plaintext on a loopback address")
+	}
+	if o.keyRotation != 0 && o.keyRotation < controllers.MinKeyRotation {
+		return fmt.Errorf("--ack-key-rotation (%s) must be at least %s, or 0 for never", o.keyRotation, controllers.MinKeyRotation)
 	}
 	for _, address := range o.defaultNameServers {
 		if _, _, err := net.SplitHostPort(address); err != nil {

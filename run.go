@@ -41,6 +41,9 @@ var openAPI []byte
 type host struct {
 	options     options
 	log         logr.Logger
+	metrics     *metrics.Metrics
+	keys        *controllers.Keys
+	sealer      *delivery.Sealer
 	identity    *controllers.Host
 	registry    *registry.Registry
 	proxy       *proxy.Proxy
@@ -50,7 +53,8 @@ type host struct {
 
 // run starts the host, waits for the end of ctx or a failure, and stops in order.
 //
-// Start: identity (the Lease is the first write: design rule 1) -> registry -> controllers -> proxy. Stop, when ctx ends:
+// Start: the keys of ack tokens, without which nothing is served -> identity (the Lease: before any client, host protocol rule 1) -> registry ->
+// controllers -> proxy. Stop, when ctx ends:
 //
 //  1. the proxy: readiness false, gate closed, drain, streams ended, clients shut down (proxy/proxy.go has the steps);
 //     the controllers still run, because objects that are dying wait for this host's word;
@@ -84,7 +88,8 @@ func run(ctx context.Context, o options, log logr.Logger) error {
 	return errors.Join(proxyErr, leaveErr, managerErr)
 }
 
-// build makes all parts; of what it does only the Lease is seen from outside.
+// build makes all parts; of what it does only the keys' Secret and the Lease are seen from outside. The keys come first: a host that cannot get them
+// leaves no Lease behind that others would wait for.
 func (h *host) build(ctx context.Context) error {
 	config, err := ctrl.GetConfig()
 	if err != nil {
@@ -98,6 +103,9 @@ func (h *host) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := h.loadKeys(ctx, uncached); err != nil {
+		return err
+	}
 	h.identity, err = controllers.NewHost(controllers.HostOptions{
 		Client: uncached, Namespace: h.options.namespace, PodName: os.Getenv("POD_NAME"), PodUID: types.UID(os.Getenv("POD_UID")),
 		HostID: h.options.hostID, LockDir: h.options.hostLockDir, Log: h.log.WithName("host"),
@@ -109,6 +117,24 @@ func (h *host) build(ctx context.Context) error {
 		return err
 	}
 	return h.buildProxy(uncached)
+}
+
+// loadKeys gets the keys that all hosts share, and lets the manager keep them fresh.
+func (h *host) loadKeys(ctx context.Context, uncached client.Client) (err error) {
+	if h.metrics, err = metrics.New(ctrlmetrics.Registry, metrics.Build{Version: version, Commit: commit}); err != nil {
+		return err
+	}
+	h.keys, err = controllers.NewKeys(controllers.KeyOptions{
+		Client: uncached, Namespace: h.options.namespace, RotateEvery: h.options.keyRotation,
+		Events: h.manager.GetEventRecorder("rocketmq-proxy"), Observer: keyObserver{h.metrics}, Log: h.log.WithName("keys"),
+	})
+	if err != nil {
+		return err
+	}
+	if h.sealer, err = h.keys.Load(ctx); err != nil {
+		return err
+	}
+	return h.manager.Add(h.keys)
 }
 
 func newScheme() *runtime.Scheme {
@@ -144,16 +170,13 @@ func (h *host) managerOptions(scheme *runtime.Scheme) ctrl.Options {
 // buildProxy wires drivers, registry, controllers and data plane.
 func (h *host) buildProxy(uncached client.Client) error {
 	o := h.options
-	observed, err := metrics.New(ctrlmetrics.Registry, metrics.Build{Version: version, Commit: commit})
-	if err != nil {
-		return err
-	}
+	observed := h.metrics
 	drivers, err := newDrivers(o.enableMemoryDriver, h.log)
 	if err != nil {
 		return err
 	}
 	clients, err := proxy.NewClients(proxy.ClientsOptions{
-		Drivers: drivers.all(), HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Peer: h.peer,
+		Drivers: drivers.all(), HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Peer: h.peer, Sealer: h.sealer,
 		Metrics: observed, Log: h.log.WithName("clients"),
 	})
 	if err != nil {
@@ -221,6 +244,13 @@ func (c controllerObserver) FinalizerForced(kind registry.Kind) {
 // Audited: leaks were counted by the registry as it found them; an audit that could not look has been logged. What metrics remember of objects
 // that have gone is dropped at the same time.
 func (c controllerObserver) Audited(registry.AuditReport, error) { c.ForgetGone() }
+
+// keyObserver counts what the keys tell.
+type keyObserver struct{ *metrics.Metrics }
+
+func (k keyObserver) KeysTroubled(trouble controllers.KeyTrouble) {
+	k.Metrics.KeysTroubled(string(trouble))
+}
 
 // cleanup takes our finalizer off all objects of the cluster.
 func cleanup(ctx context.Context, args []string) error {

@@ -59,6 +59,8 @@ type Metrics struct {
 	drainDuration    *prometheus.HistogramVec
 	leaks            *prometheus.CounterVec
 	forced           *prometheus.CounterVec
+	keyTroubles      *prometheus.CounterVec
+	keysRead         prometheus.Gauge
 
 	// What is asked at each scrape.
 	clients, uses, inFlight, inFlightBytes, leftovers, goroutines, memory, build, certificateEnd *prometheus.Desc
@@ -136,6 +138,10 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 	m.leaks = d.counter("leaks_detected_total", "What an audit found without an owner: a Producer, a Consumer or a Goroutine. Found ones are repaired "+
 		"where that is possible.", "kind")
 	m.forced = d.counter("forced_finalizers_total", "Finalizers that were removed at the deadline although a host had not reported its shutdown.", "kind")
+	m.keyTroubles = d.counter("ack_key_troubles_total", "Looks at the Secret with the keys of ack tokens that met trouble: AckKeysMissing, AckKeysDamaged, "+
+		"AckKeysForbidden or AckKeysUnreadable. The host goes on with the keys that it has.", "trouble")
+	m.keysRead = d.gauge("ack_keys_read_timestamp_seconds", "When this host last read or wrote the keys of ack tokens, in seconds since 1970; they are read "+
+		"each minute.").WithLabelValues()
 
 	m.clients = d.scraped("clients", "Clients on this host by kind and state.", "kind", "state")
 	m.uses = d.scraped("client_uses", "Calls and streams that hold clients now, by kind.", "kind")
@@ -162,6 +168,9 @@ func (m *Metrics) zero() {
 		for _, result := range []string{"clean", "forced", "left"} {
 			m.drains.WithLabelValues(kind, result)
 		}
+	}
+	for _, trouble := range []string{"AckKeysMissing", "AckKeysDamaged", "AckKeysForbidden", "AckKeysUnreadable"} {
+		m.keyTroubles.WithLabelValues(trouble)
 	}
 	for _, protocol := range []string{"grpc", "http"} {
 		m.connections.WithLabelValues(protocol)

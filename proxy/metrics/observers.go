@@ -54,6 +54,12 @@ func (m *Metrics) Panicked(method string) { m.panics.WithLabelValues(method).Inc
 // FinalizerForced counts finalizers that were removed at the deadline, by kind of object.
 func (m *Metrics) FinalizerForced(kind string) { m.forced.WithLabelValues(kind).Inc() }
 
+// KeysTroubled counts trouble with the Secret of the ack tokens' keys; see controllers.KeyObserver.
+func (m *Metrics) KeysTroubled(trouble string) { m.keyTroubles.WithLabelValues(trouble).Inc() }
+
+// KeysRead notes when the keys were read; see controllers.KeyObserver.
+func (m *Metrics) KeysRead(t time.Time) { m.keysRead.Set(float64(t.Unix())) }
+
 // StateChanged counts transitions; see registry.Observer.
 func (m *Metrics) StateChanged(kind registry.Kind, _, to registry.State) {
 	m.transitions.WithLabelValues(string(kind), string(to)).Inc()

@@ -127,6 +127,37 @@ func TestTheWholeStopFitsIntoTheGracePeriod(t *testing.T) {
 	}
 }
 
+// One host serves at any time: while nodes are drained, and while a new version is rolled out.
+func TestOneHostAlwaysServes(t *testing.T) {
+	d := deployment(t)
+	rolling := d.Spec.Strategy.RollingUpdate
+	if *d.Spec.Replicas < 2 || rolling == nil || rolling.MaxUnavailable.IntValue() != 0 || rolling.MaxSurge.IntValue() != 1 {
+		t.Errorf("%d replicas with strategy %+v; a roll-out must start a host before it stops one", *d.Spec.Replicas, d.Spec.Strategy)
+	}
+	budget, err := clientset.PolicyV1().PodDisruptionBudgets(operatorNamespace).Get(context.Background(), operatorName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	selector, err := metav1.LabelSelectorAsSelector(budget.Spec.Selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if budget.Spec.MaxUnavailable == nil || budget.Spec.MaxUnavailable.IntValue() != 1 || !selector.Matches(labels.Set(d.Spec.Template.Labels)) {
+		t.Errorf("the disruption budget is %+v; it must let one pod of the Deployment go at a time, and one", budget.Spec)
+	}
+	spread := map[string]bool{}
+	for _, c := range d.Spec.Template.Spec.TopologySpreadConstraints {
+		selector, err := metav1.LabelSelectorAsSelector(c.LabelSelector)
+		if err != nil || !selector.Matches(labels.Set(d.Spec.Template.Labels)) {
+			t.Errorf("the constraint for %s does not select the pods: %v", c.TopologyKey, err)
+		}
+		spread[c.TopologyKey] = c.WhenUnsatisfiable == corev1.ScheduleAnyway // a cluster with one node must get both
+	}
+	if !spread["topology.kubernetes.io/zone"] || !spread["kubernetes.io/hostname"] {
+		t.Errorf("hosts are spread over %v, want zones and nodes, where there is room", spread)
+	}
+}
+
 func TestGoMemoryLimitIsAShareOfTheContainersLimit(t *testing.T) {
 	manager := deployment(t).Spec.Template.Spec.Containers[0]
 	limit := manager.Resources.Limits.Memory().Value()

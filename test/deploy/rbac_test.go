@@ -61,6 +61,9 @@ func TestTheOperatorMayDoWhatItsWorkNeeds(t *testing.T) {
 	for _, verb := range []string{"get", "list", "create", "update", "delete"} { // this host's Lease, and who else lives
 		needs = append(needs, access{verb: verb, group: "coordination.k8s.io", resource: "leases", namespace: operatorNamespace})
 	}
+	for _, verb := range []string{"get", "create", "update"} { // the keys of ack tokens
+		needs = append(needs, access{verb: verb, resource: "secrets", namespace: operatorNamespace, name: keysSecret})
+	}
 	needs = append(needs,
 		access{verb: "get", resource: "secrets", namespace: "shop", name: "rocketmq-credentials"},
 		access{verb: "create", group: "authentication.k8s.io", resource: "tokenreviews"},
@@ -79,7 +82,9 @@ func TestTheOperatorMayNotDoMore(t *testing.T) {
 	refused := []access{
 		{verb: "list", resource: "secrets"}, {verb: "watch", resource: "secrets"},
 		{verb: "list", resource: "secrets", namespace: "shop"}, {verb: "watch", resource: "secrets", namespace: "shop"},
-		{verb: "list", resource: "secrets", namespace: operatorNamespace},
+		{verb: "list", resource: "secrets", namespace: operatorNamespace}, {verb: "watch", resource: "secrets", namespace: operatorNamespace},
+		{verb: "update", resource: "secrets", namespace: operatorNamespace, name: tlsSecret}, {verb: "patch", resource: "secrets", namespace: operatorNamespace, name: keysSecret},
+		{verb: "delete", resource: "secrets", namespace: operatorNamespace, name: keysSecret}, {verb: "update", resource: "secrets", namespace: "shop", name: keysSecret},
 		{verb: "create", resource: "secrets", namespace: "shop"}, {verb: "update", resource: "secrets", namespace: "shop"},
 		{verb: "patch", resource: "secrets", namespace: "shop"}, {verb: "delete", resource: "secrets", namespace: "shop"},
 		{verb: "create", group: proxyGroup, resource: "producers", namespace: "shop"},
@@ -117,7 +122,11 @@ func TestTheRoleNamesNoWildcard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, rule := range role.Rules {
+	local, err := clientset.RbacV1().Roles(operatorNamespace).Get(context.Background(), operatorName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range append(role.Rules, local.Rules...) {
 		for _, part := range [][]string{rule.Verbs, rule.Resources, rule.APIGroups} {
 			for _, value := range part {
 				if value == "*" {

@@ -167,6 +167,10 @@ func TestTheDeploymentsProcessServesAndLeavesNothing(t *testing.T) {
 		t.Errorf("the liveness probe answers %d", code)
 	}
 	checkMetricsAccess(t, p)
+	keys, err := clientset.CoreV1().Secrets(operatorNamespace).Get(t.Context(), keysSecret, metav1.GetOptions{})
+	if err != nil || len(keys.Data) != 1 {
+		t.Errorf("the first host made no Secret with the keys of ack tokens: %v", err)
+	}
 
 	out, err := kubectl("apiVersion: proxy.rocketmq.io/v1alpha1\nkind: Producer\nmetadata: {name: deployed, namespace: default}\nspec: {topics: [orders], connection: {nameServers: ['namesrv.example:9876']}}\n", "apply", "-f", "-")
 	if err != nil {

@@ -21,6 +21,7 @@ const (
 	operatorNamespace = "rocketmq-proxy-system"
 	operatorName      = "rocketmq-proxy-operator"
 	tlsSecret         = "rocketmq-proxy-tls"
+	keysSecret        = "rocketmq-proxy-ack-keys"
 )
 
 var (
