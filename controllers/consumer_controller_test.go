@@ -148,6 +148,10 @@ func TestStatusIsAFunctionOfItsFacts(t *testing.T) {
 	}{
 		{name: "a client that runs is ready", client: &running, want: "True/Ready"},
 		{name: "an idle client is ready", client: &registry.Status{State: registry.Idle, Generation: 2, Desired: 2}, want: "True/Idle"},
+		{name: "an idle client is left to a host whose client works", client: &registry.Status{State: registry.Idle, Generation: 2, Desired: 2}, readyWas: "True", want: ""},
+		{name: "an idle client ends what another host could not yet say", client: &registry.Status{State: registry.Idle, Generation: 2, Desired: 2}, readyWas: "Unknown", want: "True/Idle"},
+		{name: "an idle client does not hide another host's failure", client: &registry.Status{State: registry.Idle, Generation: 2, Desired: 2}, want: "False/BrokerUnavailable",
+			hosts: []proxyv1alpha1.HostStatus{otherFailed}},
 		{name: "the client of an older generation is not", client: &registry.Status{State: registry.Running, Generation: 1, Desired: 2}, want: "Unknown/Starting"},
 		{name: "a client that starts is unknown", client: &registry.Status{State: registry.Starting, Desired: 2}, want: "Unknown/Starting"},
 		{name: "a client that starts is left to a host that is ready", client: &registry.Status{State: registry.Starting, Desired: 2}, readyWas: "True", want: ""},

@@ -68,6 +68,9 @@ func (f *facts) runs(generation int64) bool {
 		(f.client.State == registry.Running || f.client.State == registry.Idle)
 }
 
+// idle: the client was stopped by its idle time-out and is well.
+func (f *facts) idle() bool { return f.client != nil && f.client.State == registry.Idle }
+
 // undecided: a client is being started or replaced and has not failed since, so nothing can be said yet.
 func (f *facts) undecided() bool {
 	if f.client == nil || f.client.Err != nil || f.problem != nil || f.suspended {

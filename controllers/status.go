@@ -40,15 +40,16 @@ func newStatus(obj object, f *facts) *proxyv1alpha1.ClientStatus {
 	return status
 }
 
-// leavesItToOthers: another live host has said that this generation is ready and this one has nothing better to say yet; or another host
-// serves the object alone.
+// leavesItToOthers: another live host has said that this generation is ready and this one has nothing better to say (it is starting, or its own
+// client is idle while the other's works: both are ready, and each would overwrite the other with every pass); or another host serves the
+// object alone.
 func (f *facts) leavesItToOthers(obj object) bool {
 	switch {
 	case f.terminating || f.suspended:
 		return false
 	case f.severalHosts && f.serving != f.host:
 		return true
-	case !f.undecided() || ownEntry(obj, f) != nil || !f.othersLive():
+	case !f.undecided() && !f.idle() || ownEntry(obj, f) != nil || !f.othersLive():
 		return false
 	}
 	old := meta.FindStatusCondition(obj.Reported().Conditions, proxyv1alpha1.ConditionReady)
