@@ -40,5 +40,5 @@ var advice = map[string]string{
 
 	"Progressing":          "Wait.",
 	"ProgressingWithRetry": "Look at the condition that is False; its message has the error of the last try.",
-	"SeveralHosts":         "Run one replica, or expect that receivers which reach another host are sent away with UNAVAILABLE.",
+	"SeveralHosts":         "Nothing, where it is expected: receivers that reach another host get UNAVAILABLE and try again. See \"Several hosts\" for when one replica is the better choice.",
 }

@@ -21,7 +21,9 @@
 // # Tokens
 //
 // A token (token.go, sealer.go) is sealed and self-contained: who delivered, which delivery, which of its deadlines, and the driver's
-// handle. Another host can open it when it has the key, and use the handle when the driver allows (Capabilities.AckFromAnyHost). Delivery
+// handle. Another host can open it when it has the key, and use the handle when the driver allows (Capabilities.AckFromAnyHost); its table says
+// nothing then, and what that costs is in hosts_test.go and DESIGN.md. Keys can be replaced while windows work, and a token of a key that
+// is not known yet is RETRY while it is looked up (unknownkeys.go). Delivery
 // ids are sequential, so that "not in flight, not void, deadline not passed" means acknowledged: a repeated ack is OK without a memory of
 // what was acknowledged. Only void tokens (nacked, given back, shortened) are remembered, until their deadline and in a bounded number.
 //
