@@ -6,7 +6,7 @@
 // START HERE. How an object becomes a client: reconciler.go (Reconcile, reconcileNormal, run, desired) -> producer_controller.go or
 // consumer_controller.go (fill) -> connection.go -> registry.Acquire. What the user sees: facts.go and status.go compute it, status_writer.go
 // writes it. What delete does: delete.go (reconcileDelete) -> registry.Release -> the registry wakes us when the client is closed ->
-// the own report -> the finalizer. Who the hosts are: hosts.go.
+// the own report -> the finalizer. Who the hosts are: hosts.go. What they share besides: the keys of ack tokens, keyring.go (the rules) and keys.go.
 //
 // # The host protocol
 //

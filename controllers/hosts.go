@@ -37,6 +37,8 @@ const HostLabel = "proxy.rocketmq.io/host"
 // this host, so nothing may be started any more and everything must stop.
 var ErrHostLost = errors.New("this host's Lease is gone or held by another process")
 
+var errNoNamespace = errors.New("the operator's namespace is not known: set --namespace, or POD_NAMESPACE in a pod")
+
 // HostOptions say who this host is. Either the pod's name and UID or HostID is set.
 type HostOptions struct {
 	// Client reads and writes the API server without a cache.
@@ -93,7 +95,7 @@ var hostIDPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$`)
 // NewHost makes the host's identity and takes the file lock of a host without a pod. It writes nothing to the API server; Acquire does.
 func NewHost(o HostOptions) (*Host, error) {
 	if o.Namespace == "" {
-		return nil, errors.New("the operator's namespace is not known: set the flag or variable that names it")
+		return nil, errNoNamespace
 	}
 	if o.LeaseDuration == 0 {
 		o.LeaseDuration = 30 * time.Second

@@ -6,11 +6,31 @@ package controllers
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
+
+// KeyTrouble says in a word what is wrong with the keys' Secret; it is a label of a metric and the reason of Events.
+type KeyTrouble string
+
+// The troubles. While one lasts, a host that runs goes on with the keys that it has.
+const (
+	KeysMissing    KeyTrouble = "AckKeysMissing"    // the Secret was deleted; it was made anew
+	KeysDamaged    KeyTrouble = "AckKeysDamaged"    // its content makes no sense; it was put right, where this host has keys
+	KeysForbidden  KeyTrouble = "AckKeysForbidden"  // a right is missing
+	KeysUnreadable KeyTrouble = "AckKeysUnreadable" // the API server gives no answer
+)
+
+// KeyObserver counts for metrics. It must not block.
+type KeyObserver interface {
+	// KeysRead: the keys were read at t and are good.
+	KeysRead(t time.Time)
+	// KeysTroubled: a look at the Secret met trouble.
+	KeysTroubled(KeyTrouble)
+}
 
 // keyError is trouble with the keys' Secret. Its text has no part of a key.
 type keyError struct {
