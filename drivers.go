@@ -4,52 +4,26 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/go-logr/logr"
 
-	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
-	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/controllers"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/choice"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/clientgo"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/memory"
+	brokerversion "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/version"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
-// drivers are the ways to RocketMQ of this process. It implements controllers.Drivers.
-type drivers struct {
-	clientGo driver.Driver
-	memory   driver.Driver // nil unless --enable-memory-driver
-}
-
-func newDrivers(withMemory bool, log logr.Logger) (drivers, error) {
+// newDrivers makes the ways to RocketMQ of this process, and the chooser among them, which wakes objects by wake. The caller closes the chooser.
+func newDrivers(withMemory bool, wake func(registry.Key), log logr.Logger) (controllers.DriverSet, *choice.Chooser[registry.Key], error) {
 	library, err := clientgo.New(log.WithName("clientgo"))
 	if err != nil {
-		return drivers{}, err
+		return controllers.DriverSet{}, nil, err
 	}
-	d := drivers{clientGo: library}
+	chooser := choice.New(choice.Options[registry.Key]{Probe: brokerversion.Probe, Wake: wake, Log: log.WithName("choice")})
+	set := controllers.DriverSet{ClientGo: library, Lines: chooser}
 	if withMemory {
-		d.memory = memory.New(memory.NewBroker(memory.Options{}))
+		set.Memory = memory.New(memory.NewBroker(memory.Options{}))
 	}
-	return d, nil
-}
-
-func (d drivers) all() []driver.Driver {
-	if d.memory == nil {
-		return []driver.Driver{d.clientGo}
-	}
-	return []driver.Driver{d.clientGo, d.memory}
-}
-
-// Resolve: Auto is the library for RocketMQ of every version, unless the embedded broker was asked for.
-func (d drivers) Resolve(requested v1alpha1.DriverName) (string, driver.Capabilities, error) {
-	chosen := d.clientGo
-	switch requested {
-	case v1alpha1.DriverClientGo:
-	case v1alpha1.DriverAuto, "":
-		if d.memory != nil {
-			chosen = d.memory
-		}
-	default:
-		return "", driver.Capabilities{}, fmt.Errorf("driver: this version of the operator has no driver %q: use Auto or ClientGo", requested)
-	}
-	return chosen.Name(), chosen.Capabilities(), nil
+	return set, chooser, nil
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/controllers"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/choice"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
@@ -49,6 +50,7 @@ type host struct {
 	proxy       *proxy.Proxy
 	controllers *controllers.Controllers
 	manager     ctrl.Manager
+	chooser     *choice.Chooser[registry.Key]
 }
 
 // run starts the host, waits for the end of ctx or a failure, and stops in order.
@@ -59,7 +61,7 @@ type host struct {
 //  1. the proxy: readiness false, gate closed, drain, streams ended, clients shut down (proxy/proxy.go has the steps);
 //     the controllers still run, because objects that are dying wait for this host's word;
 //  2. Controllers.Leave: a last report for dying objects, then the own Lease goes;
-//  3. the manager: controllers, caches, probes and metrics.
+//  3. the manager: controllers, caches, probes and metrics; after it the chooser of drivers, which nobody asks any more.
 func run(ctx context.Context, o options, log logr.Logger) error {
 	h := &host{options: o, log: log}
 	if err := h.build(ctx); err != nil {
@@ -82,6 +84,7 @@ func run(ctx context.Context, o options, log logr.Logger) error {
 	leaveErr := h.controllers.Leave(leaveCtx)
 	stopManager()
 	managerErr := <-managed
+	h.chooser.Close()
 	if errors.Is(managerErr, controllers.ErrHostLost) {
 		leaveErr = nil // there is no Lease to leave
 	}
@@ -170,19 +173,19 @@ func (h *host) managerOptions(scheme *runtime.Scheme) ctrl.Options {
 // buildProxy wires drivers, registry, controllers and data plane.
 func (h *host) buildProxy(uncached client.Client) error {
 	o := h.options
-	observed := h.metrics
-	drivers, err := newDrivers(o.enableMemoryDriver, h.log)
+	observed, waker := h.metrics, &controllers.Waker{}
+	drivers, chooser, err := newDrivers(o.enableMemoryDriver, waker.Notify, h.log)
 	if err != nil {
 		return err
 	}
+	h.chooser = chooser
 	clients, err := proxy.NewClients(proxy.ClientsOptions{
-		Drivers: drivers.all(), HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Peer: h.peer, Sealer: h.sealer,
+		Drivers: drivers.All(), HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Peer: h.peer, Sealer: h.sealer,
 		Metrics: observed, Log: h.log.WithName("clients"),
 	})
 	if err != nil {
 		return err
 	}
-	waker := &controllers.Waker{}
 	h.registry = registry.New(registry.Options{
 		Opener: clients, HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Notify: waker.Notify,
 		Observer: observed, Log: h.log.WithName("registry"),

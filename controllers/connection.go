@@ -47,8 +47,12 @@ func (c *connector) connection(ctx context.Context, namespace string, spec *prox
 	if err != nil {
 		return driver.Connection{}, err
 	}
+	encryption, err := c.tls(ctx, namespace, spec.TLS)
+	if err != nil {
+		return driver.Connection{}, err
+	}
 	return driver.Connection{
-		NameServers: nameServers, Namespace: spec.Namespace, Credentials: credentials, AllowAddress: c.policy.CheckDial,
+		NameServers: nameServers, Namespace: spec.Namespace, Credentials: credentials, TLS: encryption, AllowAddress: c.policy.CheckDial,
 	}, nil
 }
 
@@ -78,32 +82,47 @@ func sortedCopy(addresses []string) []string {
 	return slices.Compact(sorted)
 }
 
+// credentialsSecretField is what messages call the reference.
+const credentialsSecretField = "spec.connection.credentialsSecretRef"
+
 func (c *connector) credentials(ctx context.Context, namespace string, ref *proxyv1alpha1.CredentialsSecretRef) (driver.Credentials, error) {
 	if ref == nil {
 		return driver.Credentials{}, nil
 	}
-	var secret corev1.Secret
-	err := c.secrets.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, &secret)
-	switch {
-	case apierrors.IsNotFound(err):
-		return driver.Credentials{}, waitForSecret(proxyv1alpha1.ReasonSecretNotFound,
-			"spec.connection.credentialsSecretRef: there is no Secret %q in namespace %q: create it with the keys %s and %s",
-			ref.Name, namespace, proxyv1alpha1.SecretAccessKey, proxyv1alpha1.SecretSecretKey)
-	case err != nil:
-		return driver.Credentials{}, waitForSecret(proxyv1alpha1.ReasonSecretNotReadable,
-			"spec.connection.credentialsSecretRef: the Secret %q cannot be read: %w", ref.Name, err)
+	data, err := c.secret(ctx, namespace, ref.Name, credentialsSecretField, proxyv1alpha1.SecretAccessKey+" and "+proxyv1alpha1.SecretSecretKey)
+	if err != nil {
+		return driver.Credentials{}, err
 	}
 	for _, key := range []string{proxyv1alpha1.SecretAccessKey, proxyv1alpha1.SecretSecretKey} {
-		if len(secret.Data[key]) == 0 {
+		if len(data[key]) == 0 {
 			return driver.Credentials{}, waitForSecret(proxyv1alpha1.ReasonSecretKeyMissing,
-				"spec.connection.credentialsSecretRef: the Secret %q has no key %q, or it is empty", ref.Name, key)
+				"%s: the Secret %q has no key %q, or it is empty", credentialsSecretField, ref.Name, key)
 		}
 	}
 	return driver.Credentials{
-		AccessKey:     string(secret.Data[proxyv1alpha1.SecretAccessKey]),
-		SecretKey:     string(secret.Data[proxyv1alpha1.SecretSecretKey]),
-		SecurityToken: string(secret.Data[proxyv1alpha1.SecretSecurityToken]),
+		AccessKey:     string(data[proxyv1alpha1.SecretAccessKey]),
+		SecretKey:     string(data[proxyv1alpha1.SecretSecretKey]),
+		SecurityToken: string(data[proxyv1alpha1.SecretSecurityToken]),
 	}, nil
+}
+
+// secret reads one Secret that the object names in field. keys says what it should have, for the message when it is not there.
+func (c *connector) secret(ctx context.Context, namespace, name, field, keys string) (map[string][]byte, error) {
+	var secret corev1.Secret
+	err := c.secrets.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &secret)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, waitForSecret(proxyv1alpha1.ReasonSecretNotFound,
+			"%s: there is no Secret %q in namespace %q: create it with the keys %s", field, name, namespace, keys)
+	case err != nil:
+		return nil, waitForSecret(proxyv1alpha1.ReasonSecretNotReadable, "%s: the Secret %q cannot be read: %w", field, name, err)
+	}
+	return secret.Data, nil
+}
+
+// namesSecret reports whether the connection depends on a Secret, which has to be read again and again.
+func namesSecret(c *proxyv1alpha1.Connection) bool {
+	return c.CredentialsSecretRef != nil || c.TLS != nil && c.TLS.SecretRef != nil
 }
 
 func waitForSecret(reason, format string, args ...any) error {

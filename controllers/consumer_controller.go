@@ -4,6 +4,8 @@
 package controllers
 
 import (
+	"fmt"
+
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
@@ -25,6 +27,15 @@ func (consumerKind) group(o object) string { return o.(*proxyv1alpha1.Consumer).
 // fetched and its receivers cannot know where that is.
 func (consumerKind) singleHost(caps driver.Capabilities) bool { return caps.SingleHost }
 
+// refuse: a client that leaves something behind each time it stops must not be stopped for a pause.
+func (consumerKind) refuse(o object, driverName string, caps driver.Capabilities) error {
+	if o.(*proxyv1alpha1.Consumer).Spec.IdleTimeout() == 0 || caps.IdleConsumers {
+		return nil
+	}
+	return fmt.Errorf("spec.idleTimeoutSeconds: the driver %s cannot stop an idle Consumer without leaving goroutines behind: remove it, or use the driver Remoting",
+		driverName)
+}
+
 // fill completes the registry's spec with what the Consumer asks for.
 func (consumerKind) fill(o object, connection driver.Connection, spec *registry.Spec) {
 	c := &o.(*proxyv1alpha1.Consumer).Spec
@@ -39,6 +50,7 @@ func (consumerKind) fill(o object, connection driver.Connection, spec *registry.
 	if c.StartFrom == proxyv1alpha1.StartFromEarliest {
 		startFrom = driver.Earliest
 	}
+	spec.IdleTimeout = c.IdleTimeout()
 	spec.Consumer = &registry.ConsumerSpec{
 		Config:      driver.ConsumerConfig{Connection: connection, Group: spec.Group, Subscriptions: subscriptions, StartFrom: startFrom},
 		AckDeadline: c.AckDeadline(), MaxInFlight: c.MaxInFlightOrDefault(), MaxInFlightBytes: c.MaxInFlightBytesOrDefault(),

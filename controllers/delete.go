@@ -25,6 +25,7 @@ const forceGrace = 10 * time.Second
 // the object and the Leases, nothing else: not RocketMQ, not the Secret.
 func (r *reconciler) reconcileDelete(ctx context.Context, obj object) (ctrl.Result, error) {
 	key := r.key(obj)
+	r.drivers.Forget(key)
 	again := ctrl.Result{RequeueAfter: dyingInterval}
 	done, receipt := r.clients.Release(key, "object deleted")
 	if !controllerutil.ContainsFinalizer(obj, proxyv1alpha1.Finalizer) {

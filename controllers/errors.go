@@ -73,8 +73,8 @@ func verdictOf(reason string) verdict {
 		v.condition, v.stalled = proxyv1alpha1.ConditionAccepted, true
 	case string(driver.InvalidMessage):
 		v.condition, v.reason, v.stalled = proxyv1alpha1.ConditionAccepted, proxyv1alpha1.ReasonInvalidConfiguration, true
-	case proxyv1alpha1.ReasonSecretNotFound, proxyv1alpha1.ReasonSecretKeyMissing, proxyv1alpha1.ReasonSecretNotReadable,
-		proxyv1alpha1.ReasonCredentialsRefused:
+	case proxyv1alpha1.ReasonSecretNotFound, proxyv1alpha1.ReasonSecretKeyMissing, proxyv1alpha1.ReasonSecretKeyInvalid,
+		proxyv1alpha1.ReasonSecretNotReadable, proxyv1alpha1.ReasonCredentialsRefused:
 		v.condition, v.requeue = proxyv1alpha1.ConditionCredentialsReady, secretRetry
 	case string(driver.Timeout), string(driver.Throttled), string(driver.Closed), string(driver.NotReplicated):
 		// What the user can do is the same for all of them, and a reason that changes with each try would write status each time.

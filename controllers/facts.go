@@ -24,6 +24,8 @@ type facts struct {
 	terminating, suspended bool
 	// problem is why the wanted client could not even be described: *Stalled or *Waiting.
 	problem error
+	// choosing: which driver it needs is being found out.
+	choosing bool
 	// client is the registry's entry, nil = none.
 	client *registry.Status
 	// severalHosts: the driver can serve this Consumer on one host only, more are alive, and serving is the one.
@@ -46,6 +48,14 @@ func (f *facts) observe(s registry.Status, found bool) {
 	if found {
 		f.client = &s
 	}
+}
+
+// effectiveDriver is the one of the client that runs, which may be another than the wanted one's for as long as that is not proven.
+func (f *facts) effectiveDriver() string {
+	if f.client != nil && f.client.Driver != "" {
+		return f.client.Driver
+	}
+	return f.driver
 }
 
 // live are the hosts that renew their Leases, the oldest first.
@@ -73,6 +83,9 @@ func (f *facts) idle() bool { return f.client != nil && f.client.State == regist
 
 // undecided: a client is being started or replaced and has not failed since, so nothing can be said yet.
 func (f *facts) undecided() bool {
+	if f.choosing && f.problem == nil && !f.suspended {
+		return true
+	}
 	if f.client == nil || f.client.Err != nil || f.problem != nil || f.suspended {
 		return false
 	}

@@ -50,6 +50,9 @@ func defaultProducerGroup(namespace, name string) string {
 // singleHost is false: every host has its own client of a Producer.
 func (producerKind) singleHost(driver.Capabilities) bool { return false }
 
+// refuse is never: every driver can do what a Producer asks for.
+func (producerKind) refuse(object, string, driver.Capabilities) error { return nil }
+
 // fill completes the registry's spec with what the Producer asks for.
 func (producerKind) fill(o object, connection driver.Connection, spec *registry.Spec) {
 	p := &o.(*proxyv1alpha1.Producer).Spec

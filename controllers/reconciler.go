@@ -5,6 +5,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,6 +34,8 @@ type objectKind interface {
 	newObject() object
 	group(o object) string
 	singleHost(caps driver.Capabilities) bool
+	// refuse answers what the object asks for and a driver with such capabilities cannot do, nil when there is nothing.
+	refuse(o object, driverName string, caps driver.Capabilities) error
 	fill(o object, connection driver.Connection, spec *registry.Spec)
 }
 
@@ -120,6 +123,7 @@ func (r *reconciler) key(obj object) registry.Key {
 func (r *reconciler) letGoOfOthers(ctx context.Context, name types.NamespacedName, uid string) time.Duration {
 	var again time.Duration
 	for _, key := range r.names.keys(r.kind(), name, uid) {
+		r.drivers.Forget(key)
 		done, receipt := r.clients.Release(key, "object gone")
 		if !done {
 			again = dyingInterval
@@ -160,6 +164,7 @@ func (r *reconciler) reconcileNormal(ctx context.Context, obj object) (ctrl.Resu
 // suspend lets go of the client and keeps the object.
 func (r *reconciler) suspend(obj object, f *facts) {
 	f.suspended = true
+	r.drivers.Forget(r.key(obj))
 	r.stop(obj, f, "suspended")
 }
 
@@ -181,8 +186,17 @@ func (r *reconciler) stop(obj object, f *facts, why string) {
 func (r *reconciler) run(ctx context.Context, obj object, f *facts) {
 	key := r.key(obj)
 	spec, caps, err := r.desired(ctx, obj)
-	f.group, f.driver = spec.Group, spec.Driver
-	if f.problem = err; err != nil {
+	f.group = spec.Group
+	if spec.Driver != "" {
+		f.driver = spec.Driver
+	}
+	switch {
+	case errors.Is(err, ErrUndecided):
+		f.choosing = true
+		f.observe(r.clients.Status(key))
+		return
+	case err != nil:
+		f.problem = err
 		f.observe(r.clients.Status(key))
 		return
 	}
@@ -193,7 +207,11 @@ func (r *reconciler) run(ctx context.Context, obj object, f *facts) {
 			return
 		}
 	}
-	f.observe(r.clients.Acquire(spec), true)
+	status := r.clients.Acquire(spec)
+	if status.Err != nil {
+		r.drivers.Doubt(key) // the brokers may be others than when the driver was chosen
+	}
+	f.observe(status, true)
 }
 
 // servingHost is the oldest live host: every host comes to the same answer without asking.
@@ -204,8 +222,8 @@ func (f *facts) servingHost() string {
 	return f.host
 }
 
-// desired is what should run, from the object, the operator's flags and the Secret. The error is a *Stalled or a *Waiting; the spec's group
-// and driver are set in any case.
+// desired is what should run, from the object, the operator's flags, the Secrets and the brokers' version. The error is ErrUndecided, a *Stalled or
+// a *Waiting; the spec's group is set in any case, its driver as soon as it is known.
 func (r *reconciler) desired(ctx context.Context, obj object) (registry.Spec, driver.Capabilities, error) {
 	common := obj.Common()
 	spec := registry.Spec{
@@ -213,14 +231,17 @@ func (r *reconciler) desired(ctx context.Context, obj object) (registry.Spec, dr
 		Generation: obj.GetGeneration(), Created: obj.GetCreationTimestamp().Time,
 		Group: r.group(obj), DrainTimeout: common.DrainTimeout(), Confirm: r.confirm(obj),
 	}
-	name, caps, err := r.drivers.Resolve(common.Driver)
-	if err != nil {
-		return spec, caps, &Stalled{Reason: proxyv1alpha1.ReasonUnsupported, Err: fmt.Errorf("spec.driver %q: %w", common.Driver, err)}
-	}
-	spec.Driver = name
 	connection, err := r.connect.connection(ctx, obj.GetNamespace(), &common.Connection)
 	if err != nil {
+		return spec, driver.Capabilities{}, err
+	}
+	name, caps, err := r.drivers.Resolve(spec.Key, common.Driver, connection)
+	spec.Driver = name
+	if err != nil {
 		return spec, caps, err
+	}
+	if err := r.refuse(obj, name, caps); err != nil {
+		return spec, caps, &Stalled{Reason: proxyv1alpha1.ReasonUnsupported, Err: err}
 	}
 	r.fill(obj, connection, &spec)
 	return spec, caps, nil
@@ -253,7 +274,7 @@ func (r *reconciler) confirm(obj object) func(ctx context.Context) error {
 // next is when to look again without being woken.
 func (r *reconciler) next(obj object, f *facts) time.Duration {
 	again := resyncInterval
-	if obj.Common().Connection.CredentialsSecretRef != nil && !f.suspended {
+	if namesSecret(&obj.Common().Connection) && !f.suspended {
 		again = secretInterval
 	}
 	if v := f.trouble(); v != nil {

@@ -24,6 +24,7 @@ import (
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/choice"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
@@ -49,6 +50,7 @@ type operatorOptions struct {
 	hostID     string
 	incarnates *operator // take over this one's opener, as a restarted process meets the same broker
 	drivers    Drivers
+	probe      choice.Probe // with it, drivers is the real DriverSet and this is how it learns the brokers' version
 	addresses  []string
 	defaults   []string
 	config     *rest.Config
@@ -150,10 +152,22 @@ func (op *operator) wire() {
 		HealthInterval: 100 * time.Millisecond,
 	})
 	op.controls, err = Setup(op.mgr, Options{
-		Host: op.host, Registry: op.registry, Waker: op.waker, Drivers: o.drivers, DefaultNameServers: o.defaults, Addresses: addresses,
+		Host: op.host, Registry: op.registry, Waker: op.waker, Drivers: op.drivers(), DefaultNameServers: o.defaults, Addresses: addresses,
 		Namespaces: []string{o.namespace}, Endpoint: "proxy.test:8081", Observer: op.observer, AuditInterval: o.auditInterval,
 	})
 	must(t, err)
+}
+
+// drivers are those of the options, or the real set with a chooser that asks the options' probe.
+func (op *operator) drivers() Drivers {
+	if op.options.probe == nil {
+		return op.options.drivers
+	}
+	chooser := choice.New(choice.Options[registry.Key]{
+		Probe: op.options.probe, Wake: op.waker.Notify, Every: 100 * time.Millisecond, Log: op.log.logger(),
+	})
+	op.t.Cleanup(chooser.Close)
+	return testSet(chooser)
 }
 
 // start does what main does, in its order.
@@ -330,12 +344,12 @@ func (c *testClient) Update(registry.Spec) bool { return false }
 // testDrivers resolves everything to one driver.
 type testDrivers struct{ capabilities driver.Capabilities }
 
-func (d testDrivers) Resolve(requested proxyv1alpha1.DriverName) (string, driver.Capabilities, error) {
-	if requested == "Nonsense" {
-		return "", driver.Capabilities{}, errors.New("there is no such driver")
-	}
+func (d testDrivers) Resolve(registry.Key, proxyv1alpha1.DriverName, driver.Connection) (string, driver.Capabilities, error) {
 	return "memory", d.capabilities, nil
 }
+
+func (testDrivers) Doubt(registry.Key)  {}
+func (testDrivers) Forget(registry.Key) {}
 
 // get reads an object into o, uncached.
 func (op *operator) get(o object, name string) error {

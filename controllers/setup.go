@@ -21,15 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
-	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
-
-// Drivers says which driver a spec.driver means.
-type Drivers interface {
-	// Resolve answers the driver's name for status.driver and the registry, and what it can promise. An error is for the user.
-	Resolve(requested proxyv1alpha1.DriverName) (name string, capabilities driver.Capabilities, err error)
-}
 
 // Observer is told what metrics count. It must not block. nil is allowed in Options.
 type Observer interface {

@@ -21,7 +21,7 @@ func newStatus(obj object, f *facts) *proxyv1alpha1.ClientStatus {
 		return nil
 	}
 	status := &proxyv1alpha1.ClientStatus{
-		ObservedGeneration: obj.GetGeneration(), Endpoint: f.endpoint, Group: f.group, Driver: f.driver,
+		ObservedGeneration: obj.GetGeneration(), Endpoint: f.endpoint, Group: f.group, Driver: f.effectiveDriver(),
 	}
 	list := conditions(obj, f)
 	for _, c := range obj.Reported().Conditions {
@@ -147,12 +147,12 @@ func credentialsReady(obj object, f *facts, v *verdict) metav1.Condition {
 	switch {
 	case v != nil && v.condition == t:
 		return condition(t, metav1.ConditionFalse, v.reason, v.message)
-	case obj.Common().Connection.CredentialsSecretRef == nil:
-		return condition(t, metav1.ConditionTrue, proxyv1alpha1.ReasonNotRequired, "spec.connection.credentialsSecretRef is not set")
+	case !namesSecret(&obj.Common().Connection):
+		return condition(t, metav1.ConditionTrue, proxyv1alpha1.ReasonNotRequired, "spec.connection names no Secret")
 	case f.problem != nil:
-		return condition(t, metav1.ConditionUnknown, proxyv1alpha1.ReasonPending, "the Secret was not looked at yet")
+		return condition(t, metav1.ConditionUnknown, proxyv1alpha1.ReasonPending, "not known before a client can be started")
 	default:
-		return condition(t, metav1.ConditionTrue, proxyv1alpha1.ReasonCredentialsFound, "the Secret has what is needed")
+		return condition(t, metav1.ConditionTrue, proxyv1alpha1.ReasonCredentialsFound, "every Secret has what is needed")
 	}
 }
 

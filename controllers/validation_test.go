@@ -71,7 +71,15 @@ func TestWrongObjectsAreRefusedWithTheFieldsName(t *testing.T) {
 		{"seventeen name servers", "Producer", servers(many(17, "'n%d:1'")), []string{"spec.connection.nameServers", "at most 16"}},
 		{"a RocketMQ namespace with a percent sign", "Producer", goodProducer + "\nconnection: {namespace: 'a%b'}", []string{"spec.connection.namespace", "letters"}},
 		{"a secret reference without a name", "Producer", goodProducer + "\nconnection: {credentialsSecretRef: {}}", []string{"spec.connection.credentialsSecretRef.name"}},
-		{"an unknown driver", "Producer", goodProducer + "\ndriver: Memory", []string{"spec.driver", "Auto", "ClientGo"}},
+		{"an unknown driver", "Producer", goodProducer + "\ndriver: Memory", []string{"spec.driver", "Auto", "ClientGo", "Remoting"}},
+		{"tls with a driver that cannot", "Producer", goodProducer + "\ndriver: ClientGo\nconnection: {tls: {}}", []string{"spec.connection.tls", "Remoting or Auto"}},
+		{"tls with a driver that cannot, for a consumer", "Consumer", goodConsumer + "\ndriver: ClientGo\nconnection: {tls: {secretRef: {name: a}}}", []string{"spec.connection.tls", "Remoting or Auto"}},
+		{"a tls secret reference without a name", "Producer", goodProducer + "\nconnection: {tls: {secretRef: {}}}", []string{"spec.connection.tls.secretRef.name"}},
+		{"a tls secret's name that is too long", "Producer", goodProducer + "\nconnection: {tls: {secretRef: {name: " + strings.Repeat("a", 254) + "}}}", []string{"spec.connection.tls.secretRef.name", "253"}},
+		{"a server name with a port", "Producer", goodProducer + "\nconnection: {tls: {serverName: 'broker:10911'}}", []string{"spec.connection.tls.serverName", "host name or an IP address"}},
+		{"a server name for many", "Consumer", goodConsumer + "\nconnection: {tls: {serverName: '*.rocketmq'}}", []string{"spec.connection.tls.serverName", "host name or an IP address"}},
+		{"an empty server name", "Producer", goodProducer + "\nconnection: {tls: {serverName: ''}}", []string{"spec.connection.tls.serverName"}},
+		{"a server name that is too long", "Producer", goodProducer + "\nconnection: {tls: {serverName: " + strings.Repeat("a", 254) + "}}", []string{"spec.connection.tls.serverName", "253"}},
 		{"a drain time-out above the range", "Producer", goodProducer + "\ndrainTimeoutSeconds: 601", []string{"spec.drainTimeoutSeconds", "600"}},
 		{"a drain time-out below zero", "Producer", goodProducer + "\ndrainTimeoutSeconds: -1", []string{"spec.drainTimeoutSeconds"}},
 
@@ -107,6 +115,8 @@ func TestWrongObjectsAreRefusedWithTheFieldsName(t *testing.T) {
 		{"nothing may be in flight", "Consumer", goodConsumer + "\nmaxInFlight: 0", []string{"spec.maxInFlight"}},
 		{"too much in flight", "Consumer", goodConsumer + "\nmaxInFlight: 10001", []string{"spec.maxInFlight", "10000"}},
 		{"no bytes in flight", "Consumer", goodConsumer + "\nmaxInFlightBytes: 0", []string{"spec.maxInFlightBytes"}},
+		{"an idle time-out with a driver that cannot", "Consumer", goodConsumer + "\nidleTimeoutSeconds: 60\ndriver: ClientGo", []string{"spec.idleTimeoutSeconds", "Remoting or Auto"}},
+		{"an idle time-out of more than a week", "Consumer", goodConsumer + "\nidleTimeoutSeconds: 604801", []string{"spec.idleTimeoutSeconds", "604800"}},
 		{"no delivery attempt", "Consumer", goodConsumer + "\nmaxDeliveryAttempts: 0", []string{"spec.maxDeliveryAttempts"}},
 		{"too many delivery attempts", "Consumer", goodConsumer + "\nmaxDeliveryAttempts: 101", []string{"spec.maxDeliveryAttempts", "100"}},
 	} {
@@ -135,6 +145,12 @@ func TestGoodObjectsAreTaken(t *testing.T) {
 		{"zeros that mean something", "Producer", goodProducer + "\ndrainTimeoutSeconds: 0\nretries: 0\ncompressAboveBytes: 0\nidleTimeoutSeconds: 0"},
 		{"everything at its limit", "Producer", "topics: [" + many(64, "t%d") +
 			"]\nsendTimeoutSeconds: 60\nretries: 5\nmaxMessageBytes: 33554432\ndrainTimeoutSeconds: 600\nsuspend: true\nbatching: Disabled"},
+		{"tls with nothing in it", "Producer", goodProducer + "\nconnection: {tls: {}}"},
+		{"tls with a secret and a name", "Consumer", goodConsumer + "\ndriver: Remoting\nconnection: {tls: {secretRef: {name: certificates}, serverName: broker.rocketmq.svc}}"},
+		{"tls with an IP address as server name", "Producer", goodProducer + "\ndriver: Remoting\nconnection: {tls: {serverName: '2001:db8::7'}}"},
+		{"every driver", "Producer", goodProducer + "\ndriver: ClientGo"},
+		{"an idle time-out", "Consumer", goodConsumer + "\nidleTimeoutSeconds: 60\ndriver: Remoting"},
+		{"an idle time-out of zero with ClientGo", "Consumer", goodConsumer + "\nidleTimeoutSeconds: 0\ndriver: ClientGo"},
 		{"the dead-letter topic of a group is received", "Consumer", "group: g\nsubscriptions: [{topic: '%DLQ%other'}]"},
 		{"tag and SQL in two subscriptions", "Consumer",
 			"group: g\nsubscriptions: [{topic: a, filter: {tag: 'x || y'}}, {topic: b, filter: {sql: \"n > 1 AND r = 'eu'\"}}]\nstartFrom: Earliest"},
@@ -195,6 +211,8 @@ func TestImmutableFieldsStayAsTheyWereCreated(t *testing.T) {
 		{"startFrom is set to something else than its default later", "Consumer", goodConsumer, goodConsumer + "\nstartFrom: Earliest", "spec.startFrom"},
 		{"startFrom is set to its default later", "Consumer", goodConsumer, goodConsumer + "\nstartFrom: Latest", ""},
 		{"the order of subscriptions means nothing", "Consumer", "group: g\nsubscriptions: [{topic: a}, {topic: b}]", "group: g\nsubscriptions: [{topic: b}, {topic: a}]", ""},
+		{"the driver is changed", "Consumer", goodConsumer + "\ndriver: ClientGo", goodConsumer + "\ndriver: Remoting", ""},
+		{"tls is set later", "Consumer", goodConsumer, goodConsumer + "\nconnection: {tls: {}}", ""},
 		{"the numbers of a consumer are changed", "Consumer", goodConsumer, goodConsumer + "\nmaxInFlight: 10\nackDeadlineSeconds: 10", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -10,7 +10,8 @@ const (
 	ConditionReady = "Ready"
 	// ConditionAccepted says whether the object can work at all: its group is free, its addresses are allowed, RocketMQ takes its values.
 	ConditionAccepted = "Accepted"
-	// ConditionCredentialsReady says whether the Secret is there, complete, and taken by RocketMQ.
+	// ConditionCredentialsReady says whether the Secrets (credentials, certificates) are there, complete, and taken by RocketMQ. The message
+	// names the Secret and the key that is wrong.
 	ConditionCredentialsReady = "CredentialsReady"
 	// ConditionConnected says whether the client works: name servers and brokers answer, the topics have routes.
 	ConditionConnected = "Connected"
@@ -63,14 +64,18 @@ const (
 
 // Reasons of CredentialsReady.
 const (
-	// ReasonCredentialsFound: the Secret has what is needed; RocketMQ has not refused it.
+	// ReasonCredentialsFound: the Secrets have what is needed; RocketMQ has not refused it.
 	ReasonCredentialsFound = "CredentialsFound"
 	// ReasonNotRequired: the object names no Secret.
 	ReasonNotRequired = "NotRequired"
 	// ReasonSecretNotFound: the Secret does not exist in the object's namespace.
 	ReasonSecretNotFound = "SecretNotFound"
-	// ReasonSecretKeyMissing: the Secret lacks accessKey or secretKey, or it is empty.
+	// ReasonSecretKeyMissing: the Secret lacks a key that is needed, or it is empty: accessKey or secretKey of credentials; of certificates tls.key beside
+	// tls.crt, or every key.
 	ReasonSecretKeyMissing = "SecretKeyMissing"
+	// ReasonSecretKeyInvalid: a key of the Secret does not hold what it should: no certificate in ca.crt or tls.crt, or a tls.key that does not
+	// belong to tls.crt.
+	ReasonSecretKeyInvalid = "SecretKeyInvalid"
 	// ReasonSecretNotReadable: the API server does not let the operator read the Secret, or cannot be reached.
 	ReasonSecretNotReadable = "SecretNotReadable"
 	// ReasonCredentialsRefused: RocketMQ refuses the credentials.
@@ -87,6 +92,9 @@ const (
 	ReasonDraining = "Draining"
 	// ReasonBrokerUnavailable: a name server or a broker cannot be reached or does not answer; it is tried again and again.
 	ReasonBrokerUnavailable = "BrokerUnavailable"
+	// ReasonBrokerVersionUnknown: spec.driver is Auto and the brokers could not be asked for their version, so the driver cannot be chosen; they are
+	// asked again and again. A client that runs stays.
+	ReasonBrokerVersionUnknown = "BrokerVersionUnknown"
 	// ReasonTopicNotFound: RocketMQ does not know a topic; it is tried again and again.
 	ReasonTopicNotFound = "TopicNotFound"
 	// ReasonGroupHasClassicMembers: clients that do not pop are in the Consumer's group; it is tried again until they have left.

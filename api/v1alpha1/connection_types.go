@@ -32,6 +32,38 @@ type Connection struct {
 	// credentialsSecretRef names the Secret with the credentials of RocketMQ's ACL. Absent: no credentials are sent.
 	// +optional
 	CredentialsSecretRef *CredentialsSecretRef `json:"credentialsSecretRef,omitempty"`
+
+	// tls encrypts the connections to name servers and brokers; "tls: {}" does so with the system's root certificates. The driver ClientGo
+	// cannot, so it needs Remoting, or Auto with brokers of 5.0 or newer. Absent: connections are plain TCP.
+	// +optional
+	TLS *TLS `json:"tls,omitempty"`
+}
+
+// TLS says how connections to RocketMQ are encrypted.
+type TLS struct {
+	// secretRef names the Secret with certificates: ours, and those that RocketMQ's are checked against. Absent: RocketMQ's certificates are checked
+	// against the root certificates of the operator's system, and no certificate is shown.
+	// +optional
+	SecretRef *TLSSecretRef `json:"secretRef,omitempty"`
+
+	// serverName is the name that the certificate of every name server and broker must carry, a host name or an IP address. Brokers are most often
+	// announced by their IP address, and then a certificate for a name needs it. Absent: the host or address that is connected to.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="isIP(self) || self.matches('^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?([.][A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$')",message="connection.tls.serverName must be a host name or an IP address, without a port and without a *"
+	ServerName string `json:"serverName,omitempty"`
+}
+
+// TLSSecretRef names a Secret of the object's own namespace, in the form of the type kubernetes.io/tls. Its keys, each optional but the last two only
+// together: ca.crt (one or more certificates in PEM; without it the system's roots count), tls.crt and tls.key (our certificate and its key in PEM,
+// for brokers that ask for one). The operator reads it by name every minute; a changed Secret is proven to work before it replaces the running client.
+type TLSSecretRef struct {
+	// name is the name of the Secret, in the namespace of the object that refers to it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
 }
 
 // CredentialsSecretRef names a Secret of the object's own namespace. Its keys: accessKey and secretKey (required), securityToken (optional).
@@ -55,16 +87,28 @@ const (
 	SecretSecurityToken = "securityToken"
 )
 
+// Keys of the Secret that connection.tls.secretRef names.
+const (
+	// SecretCA holds the certificates that RocketMQ's are checked against; optional.
+	SecretCA = "ca.crt"
+	// SecretCertificate is what we show to RocketMQ; optional, with SecretPrivateKey only.
+	SecretCertificate = "tls.crt"
+	// SecretPrivateKey belongs to SecretCertificate; optional, with it only.
+	SecretPrivateKey = "tls.key"
+)
+
 // DriverName chooses the way to talk to RocketMQ.
 //
-// +kubebuilder:validation:Enum=Auto;ClientGo
+// +kubebuilder:validation:Enum=Auto;ClientGo;Remoting
 type DriverName string
 
 const (
-	// DriverAuto leaves the choice to the operator; status.driver shows it.
+	// DriverAuto leaves the choice to the operator: Remoting when every broker is 5.0 or newer, ClientGo when one is older. status.driver shows it.
 	DriverAuto DriverName = "Auto"
 	// DriverClientGo is apache/rocketmq-client-go, for brokers 4.x and 5.x.
 	DriverClientGo DriverName = "ClientGo"
+	// DriverRemoting is our own client of RocketMQ's protocol, for brokers 5.x.
+	DriverRemoting DriverName = "Remoting"
 )
 
 // CommonSpec is what a Producer and a Consumer share.
@@ -74,7 +118,9 @@ type CommonSpec struct {
 	// +optional
 	Connection Connection `json:"connection,omitempty,omitzero"`
 
-	// driver is the way to talk to RocketMQ: Auto or ClientGo. Absent: Auto, the operator chooses; status.driver shows the choice.
+	// driver is the way to talk to RocketMQ: Auto, ClientGo (brokers 4.x and 5.x) or Remoting (brokers 5.x); docs/drivers.md compares them. Auto asks
+	// the brokers for their version: Remoting when all are 5.0 or newer, else ClientGo; status.driver shows the choice. It may be changed at any time:
+	// what is in flight is drained, and the other driver goes on where this one stopped. Absent: Auto.
 	// +optional
 	// +default="Auto"
 	Driver DriverName `json:"driver,omitempty"`

@@ -16,6 +16,8 @@ import (
 // +kubebuilder:validation:XValidation:rule="has(self.startFrom) == has(oldSelf.startFrom) && (!has(self.startFrom) || self.startFrom == oldSelf.startFrom)",fieldPath=".startFrom",message="startFrom cannot be set, changed or removed later: the group already has its position"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || self.subscriptions.all(s, size(s.topic) + size(self.connection.__namespace__) < 127)",fieldPath=".subscriptions",message="subscriptions: RocketMQ takes at most 127 characters for namespace%topic: shorten the topic or connection.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || size(self.group) + size(self.connection.__namespace__) < 120",fieldPath=".group",message="group: RocketMQ takes at most 120 characters for namespace%group: shorten the group or connection.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.tls) || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".connection.tls",message="connection.tls needs driver Remoting or Auto: ClientGo cannot check certificates; remove tls or change driver"
+// +kubebuilder:validation:XValidation:rule="!has(self.idleTimeoutSeconds) || self.idleTimeoutSeconds == 0 || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".idleTimeoutSeconds",message="idleTimeoutSeconds needs driver Remoting or Auto: each stop of a ClientGo consumer leaves goroutines behind; remove idleTimeoutSeconds or change driver"
 type ConsumerSpec struct {
 	CommonSpec `json:",inline"`
 
@@ -72,6 +74,14 @@ type ConsumerSpec struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
 	MaxDeliveryAttempts int32 `json:"maxDeliveryAttempts,omitempty"`
+
+	// idleTimeoutSeconds stops the client when no receiver was there for so long, 0 to 604800 (a week); the next receiver starts it again. The driver
+	// ClientGo cannot, so it needs Remoting, or Auto with brokers of 5.0 or newer. Absent: 0, never.
+	// +optional
+	// +default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=604800
+	IdleTimeoutSeconds int32 `json:"idleTimeoutSeconds,omitempty"`
 }
 
 // Subscription is one topic and what of it is received.
@@ -174,3 +184,6 @@ type ConsumerList struct {
 	metav1.ListMeta `json:"metadata,omitempty"`
 	Items           []Consumer `json:"items"`
 }
+
+// IdleTimeout is idleTimeoutSeconds; 0 = never.
+func (s *ConsumerSpec) IdleTimeout() time.Duration { return seconds(s.IdleTimeoutSeconds) }

@@ -14,6 +14,7 @@ import (
 // +kubebuilder:validation:XValidation:rule="has(self.group) == has(oldSelf.group) && (!has(self.group) || self.group == oldSelf.group)",fieldPath=".group",message="group cannot be set, changed or removed later: create another Producer with this group"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || self.topics.all(t, size(t) + size(self.connection.__namespace__) < 127)",fieldPath=".topics",message="topics: RocketMQ takes at most 127 characters for namespace%topic: shorten the topic or connection.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.group) || !has(self.connection) || !has(self.connection.__namespace__) || size(self.group) + size(self.connection.__namespace__) < 120",fieldPath=".group",message="group: RocketMQ takes at most 120 characters for namespace%group: shorten the group or connection.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.tls) || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".connection.tls",message="connection.tls needs driver Remoting or Auto: ClientGo cannot check certificates; remove tls or change driver"
 type ProducerSpec struct {
 	CommonSpec `json:",inline"`
 

@@ -26,7 +26,8 @@ var advice = map[string]string{
 	"CredentialsFound":   nothing,
 	"NotRequired":        nothing,
 	"SecretNotFound":     "Create the Secret in the object's namespace, or correct the name. It is looked for again every minute at the latest.",
-	"SecretKeyMissing":   "Give the Secret `accessKey` and `secretKey`, both not empty.",
+	"SecretKeyMissing":   "The message names the Secret and the key. Credentials need `accessKey` and `secretKey`, both not empty; `tls.crt` and `tls.key` come together.",
+	"SecretKeyInvalid":   "The message names the Secret and the key. Put PEM there: certificates in `ca.crt` and `tls.crt`, the key of `tls.crt` in `tls.key`.",
 	"SecretNotReadable":  "Has the operator's role been changed? `kubectl auth can-i get secret/<name> -n <namespace> --as=system:serviceaccount:rocketmq-proxy-system:rocketmq-proxy-operator`.",
 	"CredentialsRefused": "Correct the Secret, or the account and its permissions in RocketMQ. While an earlier client works it goes on serving.",
 
@@ -34,6 +35,7 @@ var advice = map[string]string{
 	"Starting":               "Wait. If it stays, the Event and the operator's log say at which address it waits.",
 	"Draining":               "Wait; at most `spec.drainTimeoutSeconds`.",
 	"BrokerUnavailable":      "Are name server and broker up, and does the network policy let the operator out to their ports? It is tried again with back-off, up to a minute apart.",
+	"BrokerVersionUnknown":   "As for BrokerUnavailable: the message has the address that does not answer. To start without the brokers' answer, name a driver in `spec.driver`.",
 	"TopicNotFound":          "Create the topic, or correct the name (and `connection.namespace`, which becomes its prefix).",
 	"GroupHasClassicMembers": "Stop the clients that push or pull in this group (the message names one), or set `driver: ClientGo`, or take another group: messages would be split between both, and retries lost.",
 	"ShuttingDown":           "Nothing: the host stops, another one takes over or the same comes back.",

@@ -60,6 +60,8 @@ type Capabilities struct {
 	MaxLease time.Duration
 	// SingleHost: a Consumer of this driver must run on one host only.
 	SingleHost bool
+	// TLS: Connection.TLS is kept. Otherwise a connection that asks for it is refused as Unsupported, never made in plain text.
+	TLS bool
 	// IdleConsumers: a Consumer may be closed and reopened by an idle time-out without leaving something behind each time.
 	IdleConsumers bool
 }

@@ -52,6 +52,22 @@ func TestWhoNamesASecretMustBeAllowedToReadIt(t *testing.T) {
 	mustKubectl(t, "create", "rolebinding", "-n", "default", "eve-views", "--clusterrole=rocketmq-proxy-viewer", "--user=eve")
 	mustKubectl(t, "label", "--as=eve", "-n", "default", "producers.proxy.rocketmq.io/honest", "touched=yes")
 	mustKubectl(t, "delete", "-n", "default", "producers.proxy.rocketmq.io/honest", "--wait=false")
+
+	certificates := func(name, credentials, secret string) (string, error) {
+		manifest := fmt.Sprintf(producerManifest, name, credentials) + "    tls: {secretRef: {name: " + secret + "}}\n"
+		return kubectl(manifest, "apply", "--server-side", "--as=mallory", "-f", "-")
+	}
+	if out, err := certificates("encrypted", "own", "own"); err != nil {
+		t.Errorf("certificates that the user may read are refused: %v\n%s", err, out)
+	}
+	// That it may name the credentials does not excuse the certificates.
+	out, err = certificates("encrypted", "own", "someone-elses")
+	if err == nil {
+		t.Error("certificates that the user may not read are accepted")
+	} else if !strings.Contains(out, "tls.secretRef.name: mallory may not get the Secret default/someone-elses") {
+		t.Errorf("the refusal does not say which field, who and which Secret: %s", out)
+	}
+	mustKubectl(t, "delete", "-n", "default", "producers.proxy.rocketmq.io/encrypted", "--wait=false")
 }
 
 func waitForRefusal(t *testing.T, user, name, secret string) {

@@ -95,10 +95,11 @@ type lockedState[K comparable] struct {
 type target struct {
 	nameServers string
 	credentials driver.Credentials
+	tls         driver.TLS
 }
 
 func targetOf(c driver.Connection) target {
-	return target{nameServers: strings.Join(c.NameServers, ","), credentials: c.Credentials}
+	return target{nameServers: strings.Join(c.NameServers, ","), credentials: c.Credentials, tls: c.TLS}
 }
 
 // subject is one target that somebody asks for.

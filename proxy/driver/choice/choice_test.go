@@ -149,13 +149,15 @@ func TestOtherServersOrCredentialsAreAnotherQuestion(t *testing.T) {
 	inBubble(t, b, func(t *testing.T, c *Chooser[string], _ *woken) {
 		withKey := at("ns:1")
 		withKey.Credentials.AccessKey = "me"
-		for i, connection := range []driver.Connection{at("ns:1"), at("ns:2"), withKey} {
+		encrypted := at("ns:1")
+		encrypted.TLS.Enabled = true
+		for i, connection := range []driver.Connection{at("ns:1"), at("ns:2"), withKey, encrypted} {
 			wantLine(t, c, fmt.Sprint(i), connection, Unknown)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if b.count() != 3 {
-			t.Errorf("%d detections, want 3", b.count())
+		if b.count() != 4 {
+			t.Errorf("%d detections, want 4", b.count())
 		}
 	})
 }

@@ -113,6 +113,9 @@ func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (
 	if err := cfg.Validate(); err != nil {
 		return nil, nil, err
 	}
+	if err := refuseTLS(cfg.Connection); err != nil {
+		return nil, nil, err
+	}
 	r, err := newResolver(ctx, cfg.Connection)
 	if err != nil {
 		return nil, nil, err

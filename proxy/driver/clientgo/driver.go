@@ -55,6 +55,14 @@ func (d *Driver) Capabilities() driver.Capabilities {
 	}
 }
 
+// refuseTLS refuses a connection that shall be encrypted: the library's TLS accepts any certificate, so whoever sits in between reads along.
+func refuseTLS(c driver.Connection) error {
+	if c.TLS.Enabled {
+		return driver.Errorf(driver.Unsupported, "connection.tls", "the driver %s cannot check certificates: use the driver Remoting, or remove tls", Name)
+	}
+	return nil
+}
+
 // Leftovers implements driver.Driver. See leftovers.go.
 func (d *Driver) Leftovers() map[string]int { return d.countLeftovers() }
 

@@ -48,6 +48,9 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	if err := refuseTLS(cfg.Connection); err != nil {
+		return nil, err
+	}
 	r, err := newResolver(ctx, cfg.Connection)
 	if err != nil {
 		return nil, err

@@ -23,6 +23,7 @@ var openCases = []testCase{
 	{name: "an address that is not allowed is AddressRefused and never dialled", alone: true, run: caseAddressRefused},
 	{name: "wrong credentials are Unauthorized for producers, consumers and probes", run: caseUnauthorized},
 	{name: "a configuration that can never work is Invalid with its field", run: caseInvalidConfiguration},
+	{name: "a connection that shall be encrypted is refused where the driver cannot", run: caseTLSWithoutTheCapability},
 	{name: "an SQL filter that does not parse is InvalidFilter when opened and when probed", run: caseInvalidFilter},
 	{name: "a probe takes no message and disturbs no member of the group", run: caseProbe},
 	{name: "capabilities do not change and keep to the contract", run: caseCapabilities},
@@ -51,6 +52,19 @@ func (k *kit) attempts(conn driver.Connection, topic string) map[string]func(con
 			return err
 		},
 		"ProbeConsumer": func(ctx context.Context) error { return k.d.ProbeConsumer(ctx, cc) },
+	}
+}
+
+// caseTLSWithoutTheCapability: in plain text would be worse than not at all. What drivers that can do with it needs a broker with certificates,
+// which is theirs to test.
+func caseTLSWithoutTheCapability(k *kit) {
+	if k.d.Capabilities().TLS {
+		return
+	}
+	conn := k.connection()
+	conn.TLS.Enabled = true
+	for name, open := range k.attempts(conn, k.h.NewTopic(k, 1)) {
+		k.want(name, open(k.Context()), driver.Unsupported)
 	}
 }
 

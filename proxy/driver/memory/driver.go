@@ -36,6 +36,7 @@ func (memoryDriver) Capabilities() driver.Capabilities {
 		MaxLease: maxLease, IdleConsumers: true,
 		// Every host has a broker of its own: a second host's Consumer would read another broker.
 		SingleHost: true,
+		TLS:        true, // nothing leaves the process
 	}
 }
 

@@ -49,7 +49,7 @@ func (d *Driver) Name() string { return Name }
 func (d *Driver) Capabilities() driver.Capabilities {
 	return driver.Capabilities{
 		AckFromAnyHost: true, AckConfirmed: true, ExactAttempts: true, ExactNackDelay: true, GiveBackToBroker: true, IdleConsumers: true,
-		KeepsLeases: true, MaxLease: maxLease,
+		TLS: true, KeepsLeases: true, MaxLease: maxLease,
 	}
 }
 
