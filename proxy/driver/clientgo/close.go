@@ -78,6 +78,11 @@ func (c *consumer) forgetQueues() error {
 			return err
 		}
 	}
+	for _, topic := range c.retries.known() {
+		if err := c.library.Unsubscribe(topic); err != nil {
+			return err
+		}
+	}
 	if err := c.library.Unsubscribe(wire.RetryTopic(c.group)); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ package clientgo
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,6 +76,9 @@ type consumer struct {
 	// masters are the addresses of the brokers' masters, by name.
 	masters atomic.Pointer[map[string]string]
 	balance balance
+	// subscribed are the topics of cfg with their namespace, in its order.
+	subscribed []string
+	retries    *popRetries
 }
 
 // OpenConsumer implements driver.Driver.
@@ -87,7 +91,12 @@ func (d *Driver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfig) (d
 		c.wire.Close()
 		return nil, err
 	}
-	if err := c.start(ctx); err != nil {
+	found, err := c.findPopRetries(ctx)
+	if err == nil {
+		c.retries.add(found)
+		err = c.start(ctx)
+	}
+	if err != nil {
 		c.wire.Close()
 		return nil, err
 	}
@@ -125,6 +134,10 @@ func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (
 		wire: wire.New(cfg.Connection, wire.Options{}),
 	}
 	c.prover = newProver(c.wire, cfg.Connection)
+	for _, s := range cfg.Subscriptions {
+		c.subscribed = append(c.subscribed, c.prover.Name(s.Topic))
+	}
+	c.retries = newPopRetries(c.group, c.subscribed)
 	queues, err := c.prover.Consumer(ctx, cfg)
 	if err != nil {
 		c.wire.Close()
@@ -204,6 +217,9 @@ func (c *consumer) startLibrary() error {
 			return wire.Errorf(err, "subscribe to %q", s.Topic)
 		}
 	}
+	if err := c.subscribePopRetries(made, c.retries.known()); err != nil {
+		return err
+	}
 	if err := made.Start(); err != nil {
 		// It has shut itself down as far as it had come.
 		return wire.Errorf(errors.Join(err, closeNameServer(made, nameServerOfConsumer...)), "start the library's consumer")
@@ -279,7 +295,7 @@ func (c *consumer) throttle(stop bool) {
 func (c *consumer) pulled(h *hooks.FilterMessageContext) ([]*primitive.MessageExt, error) {
 	var batch []*arrival
 	for _, m := range h.Msg {
-		if topic := sentTo(m, c.group); c.subscribes(topic) {
+		if topic := c.retries.original(sentTo(m, c.group)); c.subscribes(topic) {
 			batch = append(batch, newArrival(m, h.MQ, topic, c.cfg.Connection.Namespace))
 		}
 	}
@@ -291,14 +307,7 @@ func (c *consumer) pulled(h *hooks.FilterMessageContext) ([]*primitive.MessageEx
 
 // subscribes reports whether topic, with its namespace, is ours. What is not are retries of a topic that this group subscribed once; the library
 // sends them back by itself.
-func (c *consumer) subscribes(topic string) bool {
-	for _, s := range c.cfg.Subscriptions {
-		if topic == c.prover.Name(s.Topic) {
-			return true
-		}
-	}
-	return false
-}
+func (c *consumer) subscribes(topic string) bool { return slices.Contains(c.subscribed, topic) }
 
 // receive is the callback of one message.
 func (c *consumer) receive(_ context.Context, msgs ...*primitive.MessageExt) (library.ConsumeResult, error) {
@@ -348,6 +357,9 @@ func (c *consumer) check(ctx context.Context) error {
 		return err
 	}
 	c.learn(queues)
+	if err := c.followPopRetries(ctx); err != nil {
+		return err
+	}
 	c.wire.CloseIdle()
 	return nil
 }

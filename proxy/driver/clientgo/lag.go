@@ -5,6 +5,7 @@ package clientgo
 
 import (
 	"context"
+	"slices"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
@@ -12,7 +13,8 @@ import (
 )
 
 // Lag implements driver.Consumer: what the queues have beyond what came to this process, and what waits here. Retries that are still in the broker
-// are counted with the first subscription, because their topic is only known when they come; delayed ones do not count before they are due.
+// are counted with the first subscription, because their topic is only known when they come; delayed ones do not count before they are due. What
+// members that pop have left counts for its topic; see popRetries.
 func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
 	if !c.gate.Enter() {
 		return nil, errClosed()
@@ -27,6 +29,13 @@ func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
 			return nil, wire.Errorf(err, "ask for the lag in %q", s.Topic)
 		}
 		lags[i].Waiting += n
+	}
+	for _, topic := range c.retries.known() {
+		n, err := c.behind(ctx, topic, came)
+		if err != nil {
+			return nil, wire.Errorf(err, "ask for the lag in %q", topic)
+		}
+		lags[slices.Index(c.subscribed, c.retries.original(topic))].Waiting += n
 	}
 	n, err := c.behind(ctx, wire.RetryTopic(c.group), came)
 	if err != nil {

@@ -63,4 +63,7 @@ package clientgo
 //   - Rounded delays: RocketMQ's levels (level 1 is 1 s, the last 2 h); the answer says which. remains: a broker with another messageDelayLevel delays
 //     otherwise than answered.
 //   - The count of deliveries in this process is not in the broker: after a reopen it starts again from the broker's (ExactAttempts is false).
+//   - broker: what a member that pops (the driver Remoting) has not acknowledged or has given back waits in topics of its own, which the library does
+//     not read: popretry.go subscribes them. remains: one that comes into being while the consumer runs is noticed after up to 30 s; attempts
+//     that the pops counted are kept, as a lower bound.
 //   - remains: two members of one group on two hosts share its queues as RocketMQ does, but acknowledge only what they hold (SingleHost).
