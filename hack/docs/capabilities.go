@@ -11,11 +11,18 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/clientgo"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/memory"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting"
 )
 
+// declaration is the part of driver.Driver that the table is made from.
+type declaration interface {
+	Name() string
+	Capabilities() driver.Capabilities
+}
+
 // drivers are the ones that the table compares, in its order.
-func drivers() []driver.Driver {
-	return []driver.Driver{memory.New(nil), &clientgo.Driver{}} // neither is used for anything but what it declares
+func drivers() []declaration {
+	return []declaration{memory.New(nil), &clientgo.Driver{}, &remoting.Driver{}} // none is used for anything but what it declares
 }
 
 // capabilityTable compares what the drivers declare.
@@ -45,6 +52,12 @@ func capabilityTable() string {
 		}},
 		{"longest lease", func(c driver.Capabilities) string {
 			return duration(c.MaxLease) + "; longer ones are clamped, the answer shows the real deadline"
+		}},
+		{"an idle time-out for Consumers (`idleTimeoutSeconds`)", func(c driver.Capabilities) string {
+			return choose(c.IdleConsumers, "yes", "no: refused, with ClientGo named when the object is applied, else by the condition `Accepted`")
+		}},
+		{"encrypted connections (`connection.tls`)", func(c driver.Capabilities) string {
+			return choose(c.TLS, "yes", "no: refused in the same way")
 		}},
 		{"several hosts", func(c driver.Capabilities) string {
 			return choose(c.SingleHost, "a Consumer runs on one host only (condition `SingleHostDriver` when there are more)", "yes")
