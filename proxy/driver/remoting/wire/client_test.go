@@ -123,7 +123,7 @@ func TestRequestsOfThePeerReachTheHandler(t *testing.T) {
 		serveEcho(socket)
 	})
 	asked := make(chan int, 1)
-	client := New(connectionTo(p.address()), Options{OnRequest: func(_ string, c *Command) { asked <- c.Code }})
+	client := New(connectionTo(p.address()), Options{OnRequest: func(_ string, c *Command) *Command { asked <- c.Code; return nil }})
 	defer client.Close()
 	if _, err := client.Invoke(t.Context(), p.address(), &Command{Code: 1}); err != nil {
 		t.Fatal(err)

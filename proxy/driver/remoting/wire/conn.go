@@ -5,8 +5,6 @@ package wire
 
 import (
 	"bufio"
-	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -15,208 +13,193 @@ import (
 )
 
 const (
-	// Small, because there is a connection per object and most are idle: 200 objects with 64 KiB each way cost 25 MiB. Bodies larger than the
-	// buffer are read straight into their place.
-	readBufferBytes  = 4 << 10
-	writeBufferBytes = 4 << 10
-	// writeTimeout bounds one write to the socket. A peer that takes nothing for so long is gone.
+	// writeTimeout bounds one write to the socket, of at most roundBytes. A peer that takes nothing for so long is gone.
 	writeTimeout = 10 * time.Second
-	// halfOpenAfter is how long a request must have waited before its deadline counts against the connection: the impatience of one
-	// caller says nothing about the peer.
-	halfOpenAfter = 2 * time.Second
-	// queuedFrames is how many encoded requests may wait for the writer. More callers wait for room, each for its own context.
-	queuedFrames = 64
+	// roundBytes is how much the writer takes from the queue at once, and the most that it writes with one deadline.
+	roundBytes = 256 << 10
+	// recordBytes is the size of a TLS record: small frames are joined into one.
+	recordBytes = 16 << 10
 )
 
-var (
-	// errIdle is why a connection ends that nobody used.
-	errIdle = errors.New("the connection was idle")
-	// errNotSent is in the chain of an error of a request that never reached the connection: it may be sent on another one.
-	errNotSent = errors.New("the connection was over already")
-)
-
-// conn is one connection. The reader goroutine takes answers to their waiters; the writer goroutine is the only one that writes. Both end when
-// the connection fails or is closed; join waits for them.
+// conn is one connection of a link. The reader goroutine takes answers to their calls; the writer goroutine is the only one that writes. Both
+// end when the connection is over.
 type conn struct {
-	address  string
-	socket   net.Conn
-	out      chan []byte
-	done     chan struct{} // closed when the connection is over; err is set before
-	opaque   atomic.Int32
-	lastRead atomic.Int64 // UnixNano of the last frame
-	group    sync.WaitGroup
-	// onRequest takes what the peer asks of us. It runs in the reader and must not block.
-	onRequest func(address string, c *Command)
+	link   *link
+	socket net.Conn
+	group  sync.WaitGroup // reader and writer
+	// lastRead is when the peer's last byte came (UnixNano); proven: it has sent a whole frame, so it speaks the protocol.
+	lastRead atomic.Int64
+	proven   atomic.Bool
 
-	state struct {
-		sync.Mutex
-		waiters map[int32]chan *Command // nil once the connection is over
-		err     error
-	}
+	// Guarded by the link's lock.
+	over   bool
+	pinged time.Time
 }
 
-// newConn starts the goroutines; running counts them too.
-func newConn(address string, socket net.Conn, onRequest func(string, *Command), running *sync.WaitGroup) *conn {
-	c := &conn{address: address, socket: socket, out: make(chan []byte, queuedFrames), done: make(chan struct{}), onRequest: onRequest}
-	c.state.waiters = make(map[int32]chan *Command)
+// startConn starts the goroutines. It wants the link's lock.
+func startConn(l *link, socket net.Conn) *conn {
+	c := &conn{link: l, socket: socket}
 	c.lastRead.Store(time.Now().UnixNano())
 	for _, work := range []func(){c.read, c.write} {
-		running.Add(1)
+		l.client.running.Add(1)
 		c.group.Go(func() {
-			defer running.Done()
+			defer l.client.running.Done()
 			work()
 		})
 	}
 	return c
 }
 
-// call sends cmd and waits for its answer. The answer may have any code. It may be called many times at once.
-func (c *conn) call(ctx context.Context, cmd *Command) (*Command, error) {
-	cmd.Opaque = c.opaque.Add(1)
-	frame, err := AppendFrame(nil, cmd)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := c.register(cmd.Opaque)
-	if err != nil {
-		return nil, err
-	}
-	defer c.forget(cmd.Opaque)
-	sent := time.Now()
-	select {
-	case c.out <- frame:
-	case <-c.done:
-		return nil, c.failure()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	select {
-	case a := <-answer:
-		return a, nil
-	case <-c.done:
-		return nil, c.failure()
-	case <-ctx.Done():
-		c.suspect(ctx.Err(), sent)
-		return nil, ctx.Err()
-	}
+func (c *conn) silentFor(now time.Time) time.Duration {
+	return time.Duration(now.UnixNano() - c.lastRead.Load())
 }
 
-// suspect ends a connection on which a request's deadline passed while the peer sent nothing at all: the cable is cut, the host is
-// gone, or the process is stopped. Without this, requests would go on running into their deadlines until TCP gives up, many minutes later.
-func (c *conn) suspect(cause error, sent time.Time) {
-	if !errors.Is(cause, context.DeadlineExceeded) || time.Since(sent) < halfOpenAfter || c.lastRead.Load() > sent.UnixNano() {
-		return
+// Read is the socket's, with a note of when: a peer that sends a large answer slowly is alive.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.socket.Read(p)
+	if n > 0 {
+		c.lastRead.Store(time.Now().UnixNano())
 	}
-	c.fail(fmt.Errorf("%s did not answer for %v", c.address, time.Since(sent).Round(time.Millisecond)))
+	return n, err
 }
-
-func (c *conn) register(opaque int32) (<-chan *Command, error) {
-	answer := make(chan *Command, 1) // the reader never waits for a caller
-	c.state.Lock()
-	defer c.state.Unlock()
-	if c.state.waiters == nil {
-		return nil, fmt.Errorf("%w: %w", errNotSent, c.state.err)
-	}
-	c.state.waiters[opaque] = answer
-	return answer, nil
-}
-
-func (c *conn) forget(opaque int32) {
-	c.state.Lock()
-	defer c.state.Unlock()
-	delete(c.state.waiters, opaque)
-}
-
-// fail ends the connection; err is what waiting and later callers get. Only the first call counts.
-func (c *conn) fail(err error) {
-	c.end(err, func(int) bool { return true })
-}
-
-// endIfIdle ends the connection if no request waits, in one step with looking.
-func (c *conn) endIfIdle() bool {
-	return c.end(errIdle, func(waiters int) bool { return waiters == 0 })
-}
-
-func (c *conn) end(err error, when func(waiters int) bool) bool {
-	c.state.Lock()
-	first := c.state.waiters != nil && when(len(c.state.waiters))
-	if first {
-		c.state.waiters, c.state.err = nil, err
-	}
-	c.state.Unlock()
-	if first {
-		close(c.done)
-		// Closing wakes the reader; its own error is of no use to anybody any more.
-		_ = c.socket.Close()
-	}
-	return first
-}
-
-func (c *conn) failure() error {
-	c.state.Lock()
-	defer c.state.Unlock()
-	return c.state.err
-}
-
-// join waits for both goroutines. The connection must have ended.
-func (c *conn) join() { c.group.Wait() }
 
 func (c *conn) read() {
-	r := bufio.NewReaderSize(c.socket, readBufferBytes)
+	r := bufio.NewReaderSize(c, c.link.client.options.ReadBufferBytes)
 	for {
 		cmd, err := ReadFrame(r)
 		if err != nil {
-			c.fail(fmt.Errorf("read from %s: %w", c.address, err))
+			c.link.end(c, fmt.Errorf("read from %s: %w", c.link.address, err))
 			return
 		}
-		c.lastRead.Store(time.Now().UnixNano())
+		c.proven.Store(true)
 		if cmd.IsResponse() {
-			c.deliver(cmd)
-		} else if c.onRequest != nil {
-			c.onRequest(c.address, cmd)
+			c.link.answer(cmd)
+		} else {
+			c.serve(cmd)
 		}
 	}
 }
 
-// deliver hands an answer to its waiter. An answer that nobody waits for any more is dropped: its caller's context has ended.
-func (c *conn) deliver(cmd *Command) {
-	c.state.Lock()
-	answer, ok := c.state.waiters[cmd.Opaque]
-	delete(c.state.waiters, cmd.Opaque)
-	c.state.Unlock()
-	if ok {
-		answer <- cmd
+// serve takes a request of the peer. One that wants an answer gets one, so that the peer does not wait in vain.
+func (c *conn) serve(cmd *Command) {
+	var answer *Command
+	if c.link.client.options.OnRequest != nil {
+		answer = c.link.client.options.OnRequest(c.link.address, cmd)
 	}
+	if cmd.Flag&flagOneWay != 0 {
+		return
+	}
+	if answer == nil {
+		answer = &Command{Code: CodeNotSupported, Remark: fmt.Sprintf("request %d is not supported", cmd.Code)}
+	}
+	answer.Version, answer.Opaque, answer.Flag = protocolVersion, cmd.Opaque, flagResponse
+	c.link.reply(answer)
 }
 
-// write sends what is queued, gathering what waits already into one system call.
+// write sends what is queued, what waits already with one system call.
 func (c *conn) write() {
-	w := bufio.NewWriterSize(c.socket, writeBufferBytes)
+	w := newRoundWriter(c.socket)
+	var round []*call
 	for {
-		select {
-		case frame := <-c.out:
-			if err := c.flush(w, frame); err != nil {
-				c.fail(fmt.Errorf("write to %s: %w", c.address, err))
-				return
-			}
-		case <-c.done:
+		round = c.link.takeRound(c, round[:0])
+		if len(round) == 0 {
+			return
+		}
+		err := w.write(round)
+		for _, x := range round {
+			freeFrame(x.frame)
+		}
+		if err != nil {
+			c.link.end(c, fmt.Errorf("write to %s: %w", c.link.address, err))
 			return
 		}
 	}
 }
 
-func (c *conn) flush(w *bufio.Writer, frame []byte) error {
-	if err := c.socket.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+// takeRound waits for calls and gives them to c: about roundBytes of them. None when c is over. The frames belong to the writer from then on.
+func (l *link) takeRound(c *conn, round []*call) []*call {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for !c.over {
+		bytes, n, now := 0, 0, time.Now()
+		for ; n < len(l.out) && bytes < roundBytes; n++ {
+			x := l.out[n]
+			l.out[n] = nil
+			if x.frame == nil {
+				continue // it ended in the queue
+			}
+			x.conn, x.sent = c, now
+			l.queued -= x.bytes
+			bytes += x.bytes
+			round = append(round, x)
+		}
+		l.out = l.out[n:]
+		if len(l.out) == 0 {
+			l.out = nil
+		}
+		if len(round) > 0 {
+			l.makeRoom()
+			return round
+		}
+		l.wake.Wait()
+	}
+	return nil
+}
+
+// roundWriter writes rounds of frames.
+type roundWriter struct {
+	socket net.Conn
+	// gathered is what the next write takes, size its bytes; going is what is left of it during the write.
+	gathered, going net.Buffers
+	size            int
+	// joined copies it together for TLS, which would make a record and a system call of each frame. A plain socket takes them as they are.
+	joined *bufio.Writer
+}
+
+func newRoundWriter(socket net.Conn) *roundWriter {
+	w := &roundWriter{socket: socket}
+	if _, plain := socket.(*net.TCPConn); !plain {
+		w.joined = bufio.NewWriterSize(socket, recordBytes)
+	}
+	return w
+}
+
+// write writes the frames in parts of at most roundBytes, so that each has a deadline of its own: slow is not gone.
+func (w *roundWriter) write(round []*call) error {
+	for _, x := range round {
+		for frame := *x.frame; len(frame) > 0; {
+			n := min(len(frame), roundBytes-w.size)
+			w.gathered = append(w.gathered, frame[:n])
+			w.size += n
+			frame = frame[n:]
+			if w.size == roundBytes {
+				if err := w.flush(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return w.flush()
+}
+
+func (w *roundWriter) flush() error {
+	if w.size == 0 {
+		return nil
+	}
+	if err := w.socket.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
-	for {
-		if _, err := w.Write(frame); err != nil {
+	if w.joined == nil {
+		w.going = w.gathered
+		_, err := w.going.WriteTo(w.socket)
+		w.gathered, w.size = w.gathered[:0], 0
+		return err
+	}
+	for _, b := range w.gathered {
+		if _, err := w.joined.Write(b); err != nil {
 			return err
 		}
-		select {
-		case frame = <-c.out:
-		default:
-			return w.Flush()
-		}
 	}
+	w.gathered, w.size = w.gathered[:0], 0
+	return w.joined.Flush()
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 // Limits of what is read and written. They are checked before memory is taken.
@@ -52,18 +53,35 @@ func (c *Command) IsResponse() bool { return c.Flag&flagResponse != 0 }
 //	1 byte   serialisation type, 3 bytes header length
 //	header, body
 func AppendFrame(dst []byte, c *Command) ([]byte, error) {
-	header := appendJSONHeader(nil, c)
-	if len(header) > MaxHeaderBytes {
-		return dst, frameErrorf("the header of request %d has %d bytes, the limit is %d", c.Code, len(header), MaxHeaderBytes)
+	start := len(dst)
+	dst = append(dst, 0, 0, 0, 0, 0, 0, 0, 0)
+	dst = appendJSONHeader(dst, c)
+	header := len(dst) - start - 8
+	length := 4 + header + len(c.Body)
+	switch {
+	case header > MaxHeaderBytes:
+		return dst[:start], frameErrorf("the header of request %d has %d bytes, the limit is %d", c.Code, header, MaxHeaderBytes)
+	case length > MaxFrameBytes:
+		return dst[:start], frameErrorf("request %d has %d bytes, the limit is %d", c.Code, length, MaxFrameBytes)
 	}
-	length := 4 + len(header) + len(c.Body)
-	if length > MaxFrameBytes {
-		return dst, frameErrorf("request %d has %d bytes, the limit is %d", c.Code, length, MaxFrameBytes)
-	}
-	dst = binary.BigEndian.AppendUint32(dst, uint32(length))
-	dst = binary.BigEndian.AppendUint32(dst, uint32(serialJSON<<24|len(header)))
-	dst = append(dst, header...)
+	binary.BigEndian.PutUint32(dst[start:], uint32(length))
+	binary.BigEndian.PutUint32(dst[start+4:], uint32(serialJSON<<24|header))
 	return append(dst, c.Body...), nil
+}
+
+// frames keeps buffers of encoded requests. Large ones, up to a full batch, are the ones worth keeping.
+var frames = sync.Pool{New: func() any { b := make([]byte, 0, 2<<10); return &b }}
+
+const keptFrameBytes = 2 << 20
+
+func newFrame() *[]byte { return frames.Get().(*[]byte) }
+
+// freeFrame gives a buffer back that nobody uses any more.
+func freeFrame(frame *[]byte) {
+	if cap(*frame) <= keptFrameBytes {
+		*frame = (*frame)[:0]
+		frames.Put(frame)
+	}
 }
 
 // ReadFrame reads one command. An error that is ErrFrame means that the peer sent something else; others come from r.

@@ -111,14 +111,11 @@ func (c *Client) Send(ctx context.Context, address string, m Outgoing) (Stored, 
 
 // invokeSend is Invoke with ctx's end as the only bound: how long a send may take is the user's choice, and may be longer than RequestTimeout.
 func (c *Client) invokeSend(ctx context.Context, address string, cmd *Command) (*Command, error) {
-	if _, bounded := ctx.Deadline(); !bounded {
-		return c.Invoke(ctx, address, cmd)
+	deadline, bounded := ctx.Deadline()
+	if !bounded {
+		deadline = time.Now().Add(RequestTimeout)
 	}
-	answer, err := c.exchange(ctx, address, cmd)
-	if err == nil && answer.Code != CodeSuccess {
-		err = &AnswerError{Request: cmd.Code, Address: address, Code: answer.Code, Remark: answer.Remark}
-	}
-	return answer, err
+	return c.invokeUntil(ctx, deadline, address, cmd)
 }
 
 func (m Outgoing) command() *Command {
