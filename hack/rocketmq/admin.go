@@ -11,17 +11,18 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 // askBroker and askNameServer send one signed request.
 func (c *Cluster) askBroker(ctx context.Context, code int, fields map[string]string, body []byte) ([]byte, error) {
-	return call(ctx, c.BrokerAddr(), c.admin, code, fields, body)
+	return c.call(ctx, c.BrokerAddr(), code, fields, body)
 }
 
 func (c *Cluster) askNameServer(ctx context.Context, code int, fields map[string]string) ([]byte, error) {
-	return call(ctx, c.nameServerAddr(), c.admin, code, fields, nil)
+	return c.call(ctx, c.nameServerAddr(), code, fields, nil)
 }
 
 func (c *Cluster) nameServerAnswers(ctx context.Context) error {
@@ -254,7 +255,7 @@ func takeObject(text []byte, into any) ([]byte, error) {
 // Admin runs RocketMQ's own mqadmin and returns what it printed; "-n <name server>" is added. It takes about a second.
 // Only for clusters without ACL: mqadmin reads credentials from a file that is not written here.
 func (c *Cluster) Admin(ctx context.Context, args ...string) (string, error) {
-	argv := javaCommand(c.dir, c.lib, append([]string{"-Xmx256m"}, quickFlags...)...)
+	argv := javaCommand(c.dir, c.lib, slices.Concat([]string{"-Xmx256m"}, quickFlags, c.tlsFlags())...)
 	argv = append(argv, "org.apache.rocketmq.tools.command.MQAdminStartup")
 	argv = append(append(argv, args...), "-n", c.nameServerAddr())
 	out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()

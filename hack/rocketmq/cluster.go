@@ -30,6 +30,7 @@ type Cluster struct {
 	owner   *fileLock // says that a temporary home is in use; nil for a folder that the caller named, which is theirs to remove
 	ports   *ports
 	admin   Credentials // empty without ACL
+	tls     TLSFiles    // empty without TLS
 
 	life sync.Mutex // serialises starting and stopping; guards the fields below
 	processes
@@ -95,7 +96,10 @@ func (c *Cluster) prepare() (err error) {
 	case c.options.ACL:
 		c.admin = newCredentials("administrator")
 	}
-	return c.writeFiles()
+	if err := c.writeFiles(); err != nil {
+		return err
+	}
+	return c.prepareTLS()
 }
 
 // NameServers returns the name server's address, host:port, as Connection.nameServers takes it.

@@ -26,8 +26,10 @@ type Options struct {
 	Version string
 	// ACL switches on authentication and authorization; Cluster.Administrator then holds the first user. Only 5.x.
 	ACL bool
-	// Join makes this cluster a second broker of another one, which must outlive it: it has no name server of its own, and the version, the ACL
-	// and the administrator of the other.
+	// TLS says whether name server and broker demand encrypted connections; Cluster.TLS then holds what a client needs.
+	TLS TLSMode
+	// Join makes this cluster a second broker of another one, which must outlive it: it has no name server of its own, and the version, the ACL,
+	// the administrator and the certificates of the other.
 	Join *Cluster
 	// BrokerName is "broker-a" by default, and "broker-b" for one that joins another.
 	BrokerName string
@@ -48,7 +50,7 @@ type Options struct {
 // withDefaults also refuses what cannot work.
 func (o Options) withDefaults() (Options, error) {
 	if o.Join != nil {
-		o.Version, o.ACL = o.Join.options.Version, o.Join.options.ACL
+		o.Version, o.ACL, o.TLS = o.Join.options.Version, o.Join.options.ACL, o.Join.options.TLS
 		if o.BrokerName == "" {
 			o.BrokerName = "broker-b"
 		}
@@ -102,7 +104,7 @@ func javaCommand(home, lib string, flags ...string) []string {
 var quickFlags = []string{"-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"}
 
 func (c *Cluster) nameServerCommand() []string {
-	argv := javaCommand(c.dir, c.lib, append(slices.Clone(quickFlags), "-Xms64m", "-Xmx256m")...)
+	argv := javaCommand(c.dir, c.lib, slices.Concat(quickFlags, c.tlsFlags(), []string{"-Xms64m", "-Xmx256m"})...)
 	return append(argv, "org.apache.rocketmq.namesrv.NamesrvStartup", "-c", filepath.Join(c.dir, "namesrv.conf"))
 }
 
@@ -116,7 +118,7 @@ func (c *Cluster) brokerCommand() []string {
 	if !c.options.Measure {
 		flags = append(flags, quickFlags...)
 	}
-	argv := javaCommand(c.dir, c.lib, flags...)
+	argv := javaCommand(c.dir, c.lib, append(flags, c.tlsFlags()...)...)
 	return append(argv, "org.apache.rocketmq.broker.BrokerStartup", "-c", filepath.Join(c.dir, "broker.conf"))
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha1" // the protocol's signature is HMAC-SHA1
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -74,11 +75,10 @@ type header struct {
 }
 
 // call sends one request on a connection of its own and returns the answer's body. A refusal is a *ResponseError.
-func call(ctx context.Context, addr string, as Credentials, code int, fields map[string]string, body []byte) ([]byte, error) {
+func (c *Cluster) call(ctx context.Context, addr string, code int, fields map[string]string, body []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "tcp", addr)
+	conn, err := c.dial(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func call(ctx context.Context, addr string, as Credentials, code int, fields map
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // a cancelled caller does not wait
 	defer stop()
 
-	frame, err := encode(header{Code: code, Language: "GO", Version: 317, Opaque: 1, ExtFields: sign(as, fields, body)}, body)
+	frame, err := encode(header{Code: code, Language: "GO", Version: 317, Opaque: 1, ExtFields: sign(c.admin, fields, body)}, body)
 	if err != nil {
 		return nil, err
 	}
@@ -105,6 +105,17 @@ func call(ctx context.Context, addr string, as Credentials, code int, fields map
 		return nil, &ResponseError{Code: answer.Code, Remark: answer.Remark}
 	}
 	return answerBody, nil
+}
+
+func (c *Cluster) dial(ctx context.Context, addr string) (net.Conn, error) {
+	secure, err := c.tlsConfig()
+	if err != nil {
+		return nil, err
+	}
+	if secure != nil {
+		return (&tls.Dialer{Config: secure}).DialContext(ctx, "tcp", addr)
+	}
+	return new(net.Dialer).DialContext(ctx, "tcp", addr)
 }
 
 // sign adds the three fields of a signed request: HMAC-SHA1 over the field values in the order of their names, then the body.
