@@ -5,6 +5,7 @@ package driver
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -78,5 +79,41 @@ func TestParseTags(t *testing.T) {
 		if got, err := ParseTags(filter); err == nil || !strings.Contains(err.Error(), text) {
 			t.Errorf("%q: %q, %v", filter, got, err)
 		}
+	}
+}
+
+func TestTLSNeverPrintsItsKey(t *testing.T) {
+	s := TLS{Enabled: true, CA: "ca-7", Certificate: "certificate-7", Key: "key-7", ServerName: "name"}
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v", s, s, s), fmt.Sprintf("%v %+v %#v", Connection{TLS: s}, &Connection{TLS: s}, Connection{TLS: s})} {
+		if strings.Contains(text, "key-7") || strings.Contains(text, "certificate-7") {
+			t.Errorf("printed: %s", text)
+		}
+	}
+	_, err := s.Config()
+	if err == nil || strings.Contains(err.Error(), "-7") {
+		t.Errorf("error: %v", err)
+	}
+}
+
+func TestTLSTextThatCannotWorkNamesItsField(t *testing.T) {
+	for _, c := range []struct {
+		tls   TLS
+		field string
+	}{
+		{TLS{CA: "no PEM"}, "connection.tls.ca"},
+		{TLS{Certificate: "x"}, "connection.tls.key"},
+		{TLS{Key: "x"}, "connection.tls.certificate"},
+		{TLS{Certificate: "x", Key: "y"}, "connection.tls.certificate"},
+	} {
+		c.tls.Enabled = true
+		p := ProducerConfig{Connection: goodConnection(), Group: "g", Topics: []string{"a"}}
+		p.Connection.TLS = c.tls
+		var e *Error
+		if err := p.Validate(); !errors.As(err, &e) || e.Reason != Invalid || e.Field != c.field {
+			t.Errorf("want Invalid of %s, got %v", c.field, err)
+		}
+	}
+	if config, err := (TLS{CA: "no PEM"}).Config(); config != nil || err != nil {
+		t.Errorf("TLS that is off: %v, %v", config, err)
 	}
 }

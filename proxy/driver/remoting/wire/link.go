@@ -246,6 +246,9 @@ func (l *link) end(c *conn, err error) {
 		l.mu.Unlock()
 		return
 	}
+	if !c.proven.Load() {
+		err = explain(c.socket, l.address, err)
+	}
 	lost := l.detach(c, err)
 	l.mu.Unlock()
 	// Closing wakes reader and writer; its own error is of no use to anybody any more.
