@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -41,7 +42,9 @@ const (
 )
 
 // startPod starts the binary; it is killed at the end of the test if it still runs.
-func startPod(t *testing.T, binary string) *pod {
+func startPod(t *testing.T, binary string) *pod { return startPodAs(t, binary, podName, podUID) }
+
+func startPodAs(t *testing.T, binary, name, uid string) *pod {
 	t.Helper()
 	dir := t.TempDir()
 	p := &pod{ports: map[string]string{}, exited: make(chan struct{}), roots: x509.NewCertPool()}
@@ -62,7 +65,7 @@ func startPod(t *testing.T, binary string) *pod {
 		args = append(args, arg)
 	}
 	p.cmd = exec.Command(binary, append(args, "--enable-memory-driver")...)
-	p.cmd.Env = append(os.Environ(), "KUBECONFIG="+operatorKubeconfig(t, dir), "POD_NAME="+podName, "POD_UID="+podUID, "POD_NAMESPACE="+operatorNamespace)
+	p.cmd.Env = append(os.Environ(), "KUBECONFIG="+operatorKubeconfig(t, dir), "POD_NAME="+name, "POD_UID="+uid, "POD_NAMESPACE="+operatorNamespace)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -201,6 +204,53 @@ func TestTheDeploymentsProcessServesAndLeavesNothing(t *testing.T) {
 	}
 	if log := p.stopped(); strings.Contains(log, "forbidden") {
 		t.Errorf("the shipped role lacks a right:\n%s", log)
+	}
+}
+
+// TestHostsShareOneSecret: the second host works with the keys of the first, with the shipped rights.
+func TestHostsShareOneSecret(t *testing.T) {
+	binary := imagesBinary(t)
+	// The hosts are killed, and there is no garbage collector that would take their Leases.
+	t.Cleanup(func() { mustKubectl(t, "delete", "leases", "-n", operatorNamespace, "--all") })
+	var secrets []string
+	for i := range 2 {
+		p := startPodAs(t, binary, fmt.Sprint("rocketmq-proxy-operator-", i), fmt.Sprintf("11111111-2222-3333-4444-55555555555%d", i))
+		p.await(t, "ready", func() bool {
+			return p.get("http://"+p.ports["--health-probe-bind-address"]+"/readyz", "") == http.StatusOK
+		})
+		keys, err := clientset.CoreV1().Secrets(operatorNamespace).Get(t.Context(), keysSecret, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		secrets = append(secrets, string(keys.UID)+" "+keys.ResourceVersion)
+	}
+	if secrets[0] != secrets[1] {
+		t.Errorf("the second host wrote the Secret of the first: %v", secrets)
+	}
+}
+
+// TestAHostThatMayNotKeepTheKeysSaysSo: the right is taken away and the Secret is not there.
+func TestAHostThatMayNotKeepTheKeysSaysSo(t *testing.T) {
+	mustKubectl(t, "delete", "rolebinding", "-n", operatorNamespace, operatorName)
+	t.Cleanup(func() { mustKubectl(t, "apply", "--server-side", "-k", filepath.Join(root, "config", "default")) })
+	mustKubectl(t, "delete", "secret", "-n", operatorNamespace, keysSecret, "--ignore-not-found")
+	p := startPod(t, imagesBinary(t))
+	select {
+	case <-p.exited:
+	case <-time.After(time.Minute):
+		t.Fatalf("a host without the right runs\n%s", p.stopped())
+	}
+	log := p.stopped()
+	for _, part := range []string{"may not create the Secret " + operatorNamespace + "/" + keysSecret, "config/rbac", "does not serve"} {
+		if !strings.Contains(log, part) {
+			t.Errorf("its log lacks %q:\n%s", part, log)
+		}
+	}
+	if p.err == nil {
+		t.Error("it ended with code 0")
+	}
+	if leases := hostLeases(t); len(leases) != 0 {
+		t.Errorf("it left a Lease that others wait for: %v", leases)
 	}
 }
 
