@@ -17,7 +17,7 @@ func Markdown(definitions []Definition) string {
 <!-- Made from proxy/metrics/metrics.go by: go test ./proxy/metrics -run TestTheDocumentIsUpToDate -update -->
 
 Every metric of the proxy, as it is served on the metrics port. No label has a value that a caller chose; series with the labels namespace and
-name go when their object is deleted. The manager's own metrics (controller_runtime_*, workqueue_*, go_*, process_*) are served beside them.
+name begin when their object is used for the first time and go when it is deleted. The manager's own metrics (controller_runtime_*, workqueue_*, go_*, process_*) are served beside them.
 
 | name | type | labels | meaning |
 | --- | --- | --- | --- |

@@ -4,7 +4,8 @@
 // Package metrics has every metric of the proxy. A [Metrics] is the observer of all its parts, so that names, labels and help texts stand in
 // one place; docs/metrics.md is made from them.
 //
-// No label has a value that a caller chose. Namespace and name are those of objects that exist: their series go with the object.
+// No label has a value that a caller chose. Namespace and name are those of objects that exist: their series begin with the first use and go with
+// the object.
 package metrics
 
 import (

@@ -160,36 +160,60 @@ rocketmq_proxy_window_full_total{name="billing",namespace="shop"} 1
 	}
 }
 
-func TestTheSeriesOfAnObjectGoWithIt(t *testing.T) {
-	m, r := made(t)
-	observeEverything(m)
-	of := func(name string) (n int) {
-		families, err := r.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, f := range families {
-			for _, s := range f.GetMetric() {
-				for _, l := range s.GetLabel() {
-					if l.GetName() == "name" && l.GetValue() == name {
-						n++
-					}
+// seriesOf counts the series with this object's name.
+func seriesOf(t *testing.T, r prometheus.Gatherer, name string) (n int) {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, s := range f.GetMetric() {
+			for _, l := range s.GetLabel() {
+				if l.GetName() == "name" && l.GetValue() == name {
+					n++
 				}
 			}
 		}
-		return n
 	}
-	if of("orders") == 0 || of("billing") == 0 {
+	return n
+}
+
+func TestTheSeriesOfAnObjectGoWithIt(t *testing.T) {
+	m, r := made(t)
+	observeEverything(m)
+	if seriesOf(t, r, "orders") == 0 || seriesOf(t, r, "billing") == 0 {
 		t.Fatal("there are no series of the objects")
 	}
 	m.SetSource(Source{Entries: entries("others", "others")})
-	of("orders") // The scrape that finds them gone may still show what was collected before.
-	if n := of("orders"); n != 0 {
+	seriesOf(t, r, "orders") // The scrape that finds them gone may still show what was collected before.
+	if n := seriesOf(t, r, "orders"); n != 0 {
 		t.Errorf("the deleted producer has %d series", n)
 	}
 	// The window is still open, as while a deleted Consumer's client closes.
-	if n := of("billing"); n != 2 {
+	if n := seriesOf(t, r, "billing"); n != 2 {
 		t.Errorf("the deleted consumer has %d series, want those of its open window", n)
+	}
+}
+
+func TestAnObjectThatNobodyUsesHasNoSeries(t *testing.T) {
+	m, r := made(t)
+	m.Queue("shop", "orders")
+	window, messages := m.Window("shop", "billing"), 0
+	defer m.TrackWindow("shop", "billing", func() (int, int64) { return messages, 0 })()
+	m.SetSource(Source{Entries: entries("orders", "billing")})
+	if o, b := seriesOf(t, r, "orders"), seriesOf(t, r, "billing"); o != 0 || b != 0 {
+		t.Errorf("there are %d and %d series of objects that nobody used", o, b)
+	}
+	window.FetchFailed(errors.New("x"))
+	if n := seriesOf(t, r, "billing"); n != 6 {
+		t.Errorf("after the first thing happened there are %d series, want all 6 counters that have no further label", n)
+	}
+	messages = 1
+	before := seriesOf(t, r, "billing")
+	messages = 0
+	if after := seriesOf(t, r, "billing"); before != 8 || after != 8 {
+		t.Errorf("there are %d series while something is in flight and %d afterwards, want 8 and 8", before, after)
 	}
 }
 

@@ -4,6 +4,7 @@
 package metrics
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -102,12 +103,12 @@ func (m *Metrics) Queue(namespace, name string) batching.Observer {
 		return nil
 	}
 	m.remember(m.producers, namespace, name)
-	return &queue{m: m, refused: m.sendRefused.WithLabelValues(namespace, name)}
+	return &queue{m: m, of: object{namespace, name}}
 }
 
 type queue struct {
-	m       *Metrics
-	refused prometheus.Counter
+	m  *Metrics
+	of object
 }
 
 func (q *queue) RequestSent(messages, _ int, took time.Duration) {
@@ -115,42 +116,62 @@ func (q *queue) RequestSent(messages, _ int, took time.Duration) {
 	q.m.requestMessages.Observe(float64(messages))
 }
 
-func (q *queue) Refused(n int)   { q.refused.Add(float64(n)) }
+func (q *queue) Refused(n int) {
+	q.m.sendRefused.WithLabelValues(q.of.namespace, q.of.name).Add(float64(n))
+}
+
 func (q *queue) DriverPanicked() { q.m.panics.WithLabelValues("driver Send").Inc() }
 
-// Window is the observer of one Consumer's window; nil for nil metrics.
+// Window is the observer of one Consumer's window; nil for nil metrics. Its series begin, all together, with the first thing that happens: five
+// thousand Consumers that nobody uses have none.
 func (m *Metrics) Window(namespace, name string) delivery.Observer {
 	if m == nil {
 		return nil
 	}
-	m.remember(m.consumers, namespace, name)
-	return &windowObserver{
-		m: m, delivered: m.delivered.WithLabelValues(namespace, name), redelivered: m.redelivered.WithLabelValues(namespace, name),
-		ended:      m.ended.MustCurryWith(prometheus.Labels{"namespace": namespace, "name": name}),
-		windowFull: m.windowFull.WithLabelValues(namespace, name), fetchFailed: m.fetchFailures.WithLabelValues(namespace, name),
-		giveBackFailed: m.giveBackFailures.WithLabelValues(namespace, name), deadFailed: m.deadFailures.WithLabelValues(namespace, name),
-	}
+	return &windowObserver{m: m, of: object{namespace, name}}
 }
 
+// windowObserver is safe for concurrent use.
 type windowObserver struct {
-	m                                                                           *Metrics
+	m     *Metrics
+	of    object
+	begin sync.Once
+	own   windowSeries // valid after begin
+}
+
+type windowSeries struct {
 	delivered, redelivered, windowFull, fetchFailed, giveBackFailed, deadFailed prometheus.Counter
 	ended                                                                       *prometheus.CounterVec
 }
 
+func (w *windowObserver) series() *windowSeries {
+	w.begin.Do(func() {
+		m, namespace, name := w.m, w.of.namespace, w.of.name
+		m.remember(m.consumers, namespace, name)
+		w.own = windowSeries{
+			delivered: m.delivered.WithLabelValues(namespace, name), redelivered: m.redelivered.WithLabelValues(namespace, name),
+			ended:      m.ended.MustCurryWith(prometheus.Labels{"namespace": namespace, "name": name}),
+			windowFull: m.windowFull.WithLabelValues(namespace, name), fetchFailed: m.fetchFailures.WithLabelValues(namespace, name),
+			giveBackFailed: m.giveBackFailures.WithLabelValues(namespace, name), deadFailed: m.deadFailures.WithLabelValues(namespace, name),
+		}
+	})
+	return &w.own
+}
+
 func (w *windowObserver) Delivered(n, redelivered int) {
-	w.delivered.Add(float64(n))
-	w.redelivered.Add(float64(redelivered))
+	s := w.series()
+	s.delivered.Add(float64(n))
+	s.redelivered.Add(float64(redelivered))
 }
 
 func (w *windowObserver) Ended(e delivery.Ending, n int) {
-	w.ended.WithLabelValues(string(e)).Add(float64(n))
+	w.series().ended.WithLabelValues(string(e)).Add(float64(n))
 }
 
-func (w *windowObserver) WindowFull()                   { w.windowFull.Inc() }
-func (w *windowObserver) FetchFailed(error)             { w.fetchFailed.Inc() }
-func (w *windowObserver) GiveBackFailed(n int, _ error) { w.giveBackFailed.Add(float64(n)) }
-func (w *windowObserver) DeadLetterFailed(error)        { w.deadFailed.Inc() }
+func (w *windowObserver) WindowFull()                   { w.series().windowFull.Inc() }
+func (w *windowObserver) FetchFailed(error)             { w.series().fetchFailed.Inc() }
+func (w *windowObserver) GiveBackFailed(n int, _ error) { w.series().giveBackFailed.Add(float64(n)) }
+func (w *windowObserver) DeadLetterFailed(error)        { w.series().deadFailed.Inc() }
 
 func (w *windowObserver) DriverPanicked(call string) {
 	w.m.panics.WithLabelValues("driver " + call).Inc()

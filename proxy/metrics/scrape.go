@@ -38,9 +38,11 @@ func (m *Metrics) SetCertificate(notAfter func() time.Time) {
 type window struct {
 	of       object
 	inFlight func() (messages int, bytes int64)
+	used     bool // something was in flight at a scrape; guarded by Metrics.mu
 }
 
-// TrackWindow makes inFlight part of each scrape until the returned function is called. A nil *Metrics does nothing.
+// TrackWindow makes inFlight part of each scrape until the returned function is called; nothing is shown before it was above 0 for the first
+// time. A nil *Metrics does nothing.
 func (m *Metrics) TrackWindow(namespace, name string, inFlight func() (messages int, bytes int64)) (end func()) {
 	if m == nil {
 		return func() {}
@@ -130,6 +132,9 @@ func (m *Metrics) collectWindows(gauge setGauge) {
 	loads := make(map[object]load)
 	for _, w := range m.openWindows() {
 		messages, bytes := w.inFlight()
+		if !m.isUsed(w, messages > 0) {
+			continue
+		}
 		l := loads[w.of]
 		loads[w.of] = load{l.messages + float64(messages), l.bytes + float64(bytes)}
 	}
@@ -137,6 +142,14 @@ func (m *Metrics) collectWindows(gauge setGauge) {
 		gauge(m.inFlight, l.messages, of.namespace, of.name)
 		gauge(m.inFlightBytes, l.bytes, of.namespace, of.name)
 	}
+}
+
+// isUsed reports whether w has ever had something in flight, now included.
+func (m *Metrics) isUsed(w *window, now bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w.used = w.used || now
+	return w.used
 }
 
 func (m *Metrics) openWindows() []*window {
