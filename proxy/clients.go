@@ -82,7 +82,7 @@ func (c *Clients) Open(ctx context.Context, spec registry.Spec, id driver.Client
 	if err != nil {
 		return nil, err
 	}
-	log := c.o.Log.WithValues("kind", spec.Kind, "namespace", spec.Namespace, "name", spec.Name, "client", id)
+	log := logLate(c.o.Log, "kind", spec.Kind, "namespace", spec.Namespace, "name", spec.Name, "client", id)
 	switch {
 	case spec.Producer != nil:
 		return c.openProducer(ctx, d, spec, id, log)
