@@ -165,7 +165,7 @@ func (h *host) managerOptions(scheme *runtime.Scheme) ctrl.Options {
 	}
 	return ctrl.Options{
 		Scheme: scheme, Logger: h.log, LeaderElection: false,
-		Cache:   cache.Options{DefaultNamespaces: byNamespace},
+		Cache:   cache.Options{DefaultNamespaces: byNamespace, DefaultTransform: controllers.Slim},
 		Metrics: serving, HealthProbeBindAddress: o.probeAddress, PprofBindAddress: o.pprofAddress,
 	}
 }
@@ -226,7 +226,10 @@ func (h *host) buildDataPlane(uncached client.Client, observed *metrics.Metrics)
 	if err := h.proxy.Listen(); err != nil {
 		return err
 	}
-	return errors.Join(h.manager.AddReadyzCheck("proxy", h.proxy.Ready), h.manager.AddHealthzCheck("ping", healthz.Ping))
+	return errors.Join(
+		h.manager.AddReadyzCheck("proxy", h.proxy.Ready), h.manager.AddReadyzCheck("objects", h.controllers.Primed),
+		h.manager.AddHealthzCheck("ping", healthz.Ping),
+	)
 }
 
 // peer tells the windows whether the host that made an ack token still lives.

@@ -137,6 +137,9 @@ func TestStatusIsAFunctionOfItsFacts(t *testing.T) {
 	peers := []Peer{{Name: "a", Incarnation: "1"}, {Name: "b", Incarnation: "2"}}
 	running := registry.Status{State: registry.Running, Generation: 2, Desired: 2}
 	failed := registry.Status{State: registry.Failed, Desired: 2, Err: driver.Errorf(driver.Unavailable, "", "down")}
+	startsSince := func(seconds float64) *registry.Status {
+		return &registry.Status{State: registry.Starting, Desired: 2, Since: time.Unix(1, 0).Add(-time.Duration(seconds * float64(time.Second)))}
+	}
 	otherFailed := proxyv1alpha1.HostStatus{Host: "b", Incarnation: "2", UID: "u", Generation: 2, State: proxyv1alpha1.HostFailed, Reason: "BrokerUnavailable", Message: "far away"}
 	for _, c := range []struct {
 		name      string
@@ -144,6 +147,7 @@ func TestStatusIsAFunctionOfItsFacts(t *testing.T) {
 		hosts     []proxyv1alpha1.HostStatus
 		readyWas  metav1.ConditionStatus
 		suspended bool
+		alone     bool   // no other host lives
 		want      string // Ready: status/reason; "" = left to others
 	}{
 		{name: "a client that runs is ready", client: &running, want: "True/Ready"},
@@ -155,6 +159,11 @@ func TestStatusIsAFunctionOfItsFacts(t *testing.T) {
 		{name: "the client of an older generation is not", client: &registry.Status{State: registry.Running, Generation: 1, Desired: 2}, want: "Unknown/Starting"},
 		{name: "a client that starts is unknown", client: &registry.Status{State: registry.Starting, Desired: 2}, want: "Unknown/Starting"},
 		{name: "a client that starts is left to a host that is ready", client: &registry.Status{State: registry.Starting, Desired: 2}, readyWas: "True", want: ""},
+		{name: "a first start that began a moment ago is not told yet", client: startsSince(1), want: ""},
+		{name: "a first start that takes longer is", client: startsSince(3), want: "Unknown/Starting"},
+		{name: "an object that was ready is believed while an operator starts", alone: true, client: startsSince(25), readyWas: "True", want: ""},
+		{name: "but not for ever", alone: true, client: startsSince(31), readyWas: "True", want: "Unknown/Starting"},
+		{name: "an object that was not ready is not", alone: true, client: startsSince(1), readyWas: "False", want: "Unknown/Starting"},
 		{name: "a client that failed is not ready", client: &failed, readyWas: "True", want: "False/BrokerUnavailable"},
 		{name: "a client that tries again is still failed", client: &registry.Status{State: registry.Starting, Desired: 2}, want: "False/BrokerUnavailable",
 			hosts: []proxyv1alpha1.HostStatus{{Host: "a", Incarnation: "1", UID: "u", Generation: 2, State: proxyv1alpha1.HostFailed, Reason: "BrokerUnavailable"}}},
@@ -176,6 +185,9 @@ func TestStatusIsAFunctionOfItsFacts(t *testing.T) {
 				o.Status.Conditions = []metav1.Condition{{Type: "Ready", Status: c.readyWas, Reason: "Ready", ObservedGeneration: 2}}
 			}
 			f := &facts{host: "a", incarnation: "1", peers: peers, client: c.client, suspended: c.suspended, now: time.Unix(1, 0)}
+			if c.alone {
+				f.peers = peers[:1]
+			}
 			status := newStatus(o, f)
 			got := ""
 			if status != nil {

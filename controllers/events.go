@@ -8,10 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/flowcontrol"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
@@ -19,8 +21,38 @@ import (
 
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// eventRecorder writes Kubernetes Events on transitions only, so that trouble that goes on does not flood anybody.
-type eventRecorder struct{ events.EventRecorder }
+// eventRecorder writes Kubernetes Events on transitions only, so that trouble that goes on does not flood anybody. What happens to very many objects
+// at once is told for the first of them, as Events cost the API server as much as the objects' own status and client-go keeps each for minutes; the
+// rest is logged, and in the objects' conditions in any case. It is shared by the kinds and safe for concurrent use.
+type eventRecorder struct {
+	recorder events.EventRecorder
+	log      logr.Logger
+	// budgets by the type of Event: a flood of good news must not hide a warning.
+	budgets map[string]flowcontrol.PassiveRateLimiter
+}
+
+const (
+	eventBurst     = 500
+	eventPerSecond = 10
+)
+
+func newEventRecorder(recorder events.EventRecorder, log logr.Logger) *eventRecorder {
+	return &eventRecorder{recorder: recorder, log: log, budgets: map[string]flowcontrol.PassiveRateLimiter{
+		corev1.EventTypeNormal:  flowcontrol.NewTokenBucketPassiveRateLimiter(eventPerSecond, eventBurst),
+		corev1.EventTypeWarning: flowcontrol.NewTokenBucketPassiveRateLimiter(eventPerSecond, eventBurst),
+	}}
+}
+
+// tell writes one Event, or a log line when there are too many.
+func (e *eventRecorder) tell(obj object, eventType, reason, action, note string) {
+	note = tidy(note)
+	if !e.budgets[eventType].TryAccept() {
+		e.log.Info("too many Events at once, this one is only logged", "namespace", obj.GetNamespace(), "name", obj.GetName(), "uid", obj.GetUID(),
+			"type", eventType, "reason", reason, "note", note)
+		return
+	}
+	e.recorder.Eventf(obj, nil, eventType, reason, action, "%s", note)
+}
 
 // Actions of Events, next to the reasons of conditions.
 const (
@@ -33,7 +65,7 @@ const (
 )
 
 // transition tells when Ready has another status or reason than before.
-func (e eventRecorder) transition(obj object, before, after []metav1.Condition) {
+func (e *eventRecorder) transition(obj object, before, after []metav1.Condition) {
 	old, now := meta.FindStatusCondition(before, proxyv1alpha1.ConditionReady), meta.FindStatusCondition(after, proxyv1alpha1.ConditionReady)
 	if now == nil || (old != nil && old.Status == now.Status && old.Reason == now.Reason) || now.Status == metav1.ConditionUnknown {
 		return
@@ -42,11 +74,11 @@ func (e eventRecorder) transition(obj object, before, after []metav1.Condition) 
 	if now.Status == metav1.ConditionTrue || now.Reason == proxyv1alpha1.ReasonSuspended || now.Reason == proxyv1alpha1.ReasonTerminating {
 		kind = corev1.EventTypeNormal
 	}
-	e.Eventf(obj, nil, kind, now.Reason, actionStatus, "%s", tidy(now.Message))
+	e.tell(obj, kind, now.Reason, actionStatus, now.Message)
 }
 
 // released is the receipt of a shutdown.
-func (e eventRecorder) released(obj object, host string, r registry.Receipt) {
+func (e *eventRecorder) released(obj object, host string, r registry.Receipt) {
 	kind, note := corev1.EventTypeNormal, fmt.Sprintf("host %s shut its client down in %s (%s): %d in flight, %d finished, %d given back, %d left to their deadline",
 		host, r.Took.Round(time.Millisecond), r.Reason, r.InFlight, r.Drained, r.GivenBack, r.LeftLeased)
 	if r.Forced {
@@ -55,11 +87,11 @@ func (e eventRecorder) released(obj object, host string, r registry.Receipt) {
 	if r.Err != "" {
 		kind, note = corev1.EventTypeWarning, note+"; "+r.Err
 	}
-	e.Eventf(obj, nil, kind, reasonReleased, actionShutdown, "%s", tidy(note))
+	e.tell(obj, kind, reasonReleased, actionShutdown, note)
 }
 
-func (e eventRecorder) forced(obj object, missing []Peer) {
-	e.Eventf(obj, nil, corev1.EventTypeWarning, reasonForced, actionShutdown, "%s", tidy(fmt.Sprintf(
+func (e *eventRecorder) forced(obj object, missing []Peer) {
+	e.tell(obj, corev1.EventTypeWarning, reasonForced, actionShutdown, fmt.Sprintf(
 		"the drain deadline is over and these hosts give no sign of life, so they are not waited for: %s; where one was only cut off, its client stops when it is back",
-		strings.Join(names(missing), ", "))))
+		strings.Join(names(missing), ", ")))
 }

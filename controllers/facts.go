@@ -4,6 +4,7 @@
 package controllers
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -56,6 +57,11 @@ func (f *facts) effectiveDriver() string {
 		return f.client.Driver
 	}
 	return f.driver
+}
+
+// leaving: this host stops and starts nothing any more.
+func (f *facts) leaving() bool {
+	return f.client != nil && errors.Is(f.client.Err, registry.ErrGateClosed)
 }
 
 // live are the hosts that renew their Leases, the oldest first.

@@ -193,8 +193,9 @@ func TestTheOwnLeaseIsDeletedLate(t *testing.T) {
 	})
 }
 
-// TestACacheBehindTheOwnWrite: found by C1. A restarted host writes "starting" over the "ready" of its predecessor; its next pass still sees the "ready" in its
-// cache, which is what it wants to write by now, and writes nothing. Status writes wake nobody, so "starting" stood for ever.
+// TestACacheBehindTheOwnWrite: found by C1. A restarted host cannot start the client at once and writes that over the "ready" of its predecessor; when
+// the client runs, its next pass still sees the "ready" in its cache, which is what it wants to write by now, and writes nothing. Status writes wake
+// nobody, so "not ready" stood for ever.
 func TestACacheBehindTheOwnWrite(t *testing.T) {
 	inWorld(t, func(w *world) {
 		uid := w.create("orders")
@@ -205,7 +206,12 @@ func TestACacheBehindTheOwnWrite(t *testing.T) {
 		a := w.boot("a", map[string]int{"orders": w.versions("orders")})
 		w.drainRequests("a: ")
 		w.pass(a, "orders")
+		w.refuse(w.until("a", "get", "Producer"))
+		synctest.Wait()
+		w.pass(a, "orders")
 		w.grant(w.until("a", "apply status by rocketmq-proxy-operator"), true)
+		w.drainRequests("a: ")
+		w.elapse(5 * time.Second)
 		w.drainRequests("a: ")
 		if a.runs(uid) != 1 || conditionOf(w.at("orders", w.versions("orders")), "Ready").Status == "True" {
 			t.Fatal("the client does not run, or nothing was written: otherwise this test shows nothing")

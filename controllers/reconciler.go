@@ -62,7 +62,7 @@ type reconciler struct {
 	connect  *connector
 	drivers  Drivers
 	endpoint string
-	events   eventRecorder
+	events   *eventRecorder
 	observer Observer
 	now      func() time.Time
 }
@@ -78,6 +78,12 @@ const (
 
 // Reconcile is one pass over one object. The order of its steps is the host protocol; see doc.go.
 func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	decided := true
+	defer func() {
+		if decided {
+			r.names.noteTried(kindName{r.kind(), req.NamespacedName})
+		}
+	}()
 	obj, err := r.view(ctx, req.NamespacedName)
 	if client.IgnoreNotFound(err) != nil {
 		return r.failed(ctx, fmt.Errorf("read %s %s: %w", r.kind(), req.NamespacedName, err))
@@ -95,7 +101,9 @@ func (r *reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	case !controllerutil.ContainsFinalizer(obj, proxyv1alpha1.Finalizer):
 		err = r.addFinalizer(ctx, obj)
 	default:
-		result, err = r.reconcileNormal(ctx, obj)
+		f := r.newFacts(obj)
+		result, err = r.reconcileNormal(ctx, obj, f)
+		decided = !f.choosing
 	}
 	if err != nil {
 		return r.failed(ctx, err)
@@ -148,8 +156,7 @@ func (r *reconciler) addFinalizer(ctx context.Context, obj object) error {
 }
 
 // reconcileNormal states what should run for a live object that carries the finalizer, and reports.
-func (r *reconciler) reconcileNormal(ctx context.Context, obj object) (ctrl.Result, error) {
-	f := r.newFacts(obj)
+func (r *reconciler) reconcileNormal(ctx context.Context, obj object, f *facts) (ctrl.Result, error) {
 	if obj.Common().Suspend {
 		r.suspend(obj, f)
 	} else {
@@ -280,7 +287,7 @@ func (r *reconciler) next(obj object, f *facts) time.Duration {
 	if v := f.trouble(); v != nil {
 		again = soonest(again, v.requeue)
 	}
-	return again
+	return soonest(again, f.patience(obj))
 }
 
 // soonest is the shorter of two delays; 0 is none.

@@ -134,7 +134,7 @@ func (op *operator) wire() {
 	var err error
 	op.mgr, err = ctrl.NewManager(o.config, ctrl.Options{
 		Scheme: testScheme, Logger: op.log.logger(), Metrics: metricsserver.Options{BindAddress: "0"}, HealthProbeBindAddress: "0",
-		Cache:      cache.Options{DefaultNamespaces: map[string]cache.Config{o.namespace: {}}},
+		Cache:      cache.Options{DefaultNamespaces: map[string]cache.Config{o.namespace: {}}, DefaultTransform: Slim},
 		Controller: config.Controller{SkipNameValidation: &skip}, NewClient: o.newClient,
 	})
 	must(t, err)

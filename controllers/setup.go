@@ -66,9 +66,10 @@ type Controllers struct {
 	options     Options
 	names       *tracker
 	reconcilers []*reconciler
+	primer      *primer
 }
 
-// Setup adds to the manager: the controllers of both kinds, the renewal of the host's Lease, and the audit. All of them run without leader
+// Setup adds to the manager: the controllers of both kinds, the renewal of the host's Lease, the wait for the first passes, and the audit. All of them run without leader
 // election. When the Lease is lost the manager's Start returns ErrHostLost; the caller then closes the registry and ends the process.
 //
 // The order around it, in main: NewHost, Host.Acquire, registry.New with Waker.Notify, Setup, manager.Start. To stop, with the manager still
@@ -82,14 +83,16 @@ func Setup(mgr ctrl.Manager, o Options) (*Controllers, error) {
 		return nil, err
 	}
 	c := &Controllers{options: o, names: newTracker()}
+	c.primer = &primer{names: c.names, clients: o.Registry, done: make(chan struct{})}
+	events := newEventRecorder(mgr.GetEventRecorder("rocketmq-proxy"), mgr.GetLogger().WithName("events"))
 	for _, kind := range []objectKind{producerKind{}, consumerKind{}} {
-		r := newReconciler(kind, mgr, o, c.names)
+		r := newReconciler(kind, mgr, o, c.names, events)
 		if err := r.setup(mgr, o); err != nil {
 			return nil, fmt.Errorf("set up the controller of %ss: %w", kind.kind(), err)
 		}
 		c.reconcilers = append(c.reconcilers, r)
 	}
-	for _, runnable := range []onEveryHost{c.keepLease, c.audit(mgr)} {
+	for _, runnable := range []onEveryHost{c.keepLease, c.primer.run(mgr), c.audit(mgr)} {
 		if err := mgr.Add(runnable); err != nil {
 			return nil, err
 		}
@@ -113,11 +116,11 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker) *reconciler {
+func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker, events *eventRecorder) *reconciler {
 	return &reconciler{
 		objectKind: kind, client: mgr.GetClient(), reader: mgr.GetAPIReader(), clients: o.Registry, host: o.Host, names: names,
 		connect: &connector{secrets: mgr.GetAPIReader(), defaultNameServers: o.DefaultNameServers, policy: o.Addresses},
-		drivers: o.Drivers, endpoint: o.Endpoint, events: eventRecorder{mgr.GetEventRecorder("rocketmq-proxy")},
+		drivers: o.Drivers, endpoint: o.Endpoint, events: events,
 		observer: o.Observer, now: time.Now,
 	}
 }

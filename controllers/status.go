@@ -6,6 +6,7 @@ package controllers
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,7 +18,7 @@ import (
 // newStatus computes everything of the status but the hosts. It is a pure function of the object (spec, status.hosts, and the previous
 // conditions for their times) and the facts; nil means that this host has nothing to say and that what another one has written stays.
 func newStatus(obj object, f *facts) *proxyv1alpha1.ClientStatus {
-	if f.leavesItToOthers(obj) {
+	if f.leavesItToOthers(obj) || f.patience(obj) > 0 {
 		return nil
 	}
 	status := &proxyv1alpha1.ClientStatus{
@@ -54,6 +55,36 @@ func (f *facts) leavesItToOthers(obj object) bool {
 	}
 	old := meta.FindStatusCondition(obj.Reported().Conditions, proxyv1alpha1.ConditionReady)
 	return old != nil && old.Status == metav1.ConditionTrue && old.ObservedGeneration == obj.GetGeneration()
+}
+
+// A start that is over soon is not told, or every start of an operator would write each object's status twice for nothing.
+const (
+	// believedFor is how long an object that was Ready before this process came is still called so while its client starts. The truth is written
+	// at once when the start fails.
+	believedFor = 30 * time.Second
+	// silentFor is how long an object that no host has looked at yet stays without a status while its client starts.
+	silentFor = 2 * time.Second
+)
+
+// patience is how much longer the status stays as it is while the client starts; 0 = tell what is. While the brokers are asked which driver they
+// need it has no end of its own: that question has one, and a pass follows it.
+func (f *facts) patience(obj object) time.Duration {
+	starts := f.client == nil && f.choosing || f.client != nil && f.client.State == registry.Starting
+	if f.terminating || !starts || !f.undecided() || ownEntry(obj, f) != nil {
+		return 0
+	}
+	var limit time.Duration
+	old := meta.FindStatusCondition(obj.Reported().Conditions, proxyv1alpha1.ConditionReady)
+	switch {
+	case old == nil:
+		limit = silentFor
+	case old.Status == metav1.ConditionTrue && old.ObservedGeneration == obj.GetGeneration():
+		limit = believedFor
+	}
+	if f.client != nil {
+		limit -= f.now.Sub(f.client.Since)
+	}
+	return max(0, limit)
 }
 
 // conditions is the one place where facts become conditions. All types are always present.

@@ -45,8 +45,12 @@ func hostManager(host string) string {
 	return name[:maxManagerBytes-len(suffix)] + suffix
 }
 
-// report writes what this pass found out: first the own entry, then the conditions, which are computed from the entries as well.
+// report writes what this pass found out: first the own entry, then the conditions, which are computed from the entries as well. A host that
+// stops writes nothing about live objects: others serve them or the next start does, and its Lease tells that it has gone.
 func (r *reconciler) report(ctx context.Context, obj object, f *facts) error {
+	if f.leaving() {
+		return nil
+	}
 	obj, err := r.reportOwnEntry(ctx, obj, f)
 	if err != nil || obj == nil {
 		return err

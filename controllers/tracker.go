@@ -22,9 +22,11 @@ type tracker struct {
 	mu    sync.Mutex
 	names map[registry.Key]types.NamespacedName
 	// byName lists the UIDs seen under a name that may still have an entry in the registry.
-	byName map[kindName]map[registry.Key]struct{}
+	byName map[kindName][]registry.Key
 	// wrote is the version that this process's last write of a status made, until a pass has started from it or read uncached.
 	wrote map[registry.Key]string
+	// tried are the names that had a pass which came to a decision, until the host is primed; nil afterwards.
+	tried map[kindName]struct{}
 }
 
 type kindName struct {
@@ -33,7 +35,10 @@ type kindName struct {
 }
 
 func newTracker() *tracker {
-	return &tracker{names: map[registry.Key]types.NamespacedName{}, byName: map[kindName]map[registry.Key]struct{}{}, wrote: map[registry.Key]string{}}
+	return &tracker{
+		names: map[registry.Key]types.NamespacedName{}, byName: map[kindName][]registry.Key{}, wrote: map[registry.Key]string{},
+		tried: map[kindName]struct{}{},
+	}
 }
 
 // remember records that key goes by name.
@@ -42,10 +47,9 @@ func (t *tracker) remember(key registry.Key, name types.NamespacedName) {
 	defer t.mu.Unlock()
 	t.names[key] = name
 	of := kindName{key.Kind, name}
-	if t.byName[of] == nil {
-		t.byName[of] = map[registry.Key]struct{}{}
+	if !slices.Contains(t.byName[of], key) {
+		t.byName[of] = append(t.byName[of], key)
 	}
-	t.byName[of][key] = struct{}{}
 }
 
 // forget drops everything about key.
@@ -53,7 +57,7 @@ func (t *tracker) forget(key registry.Key) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	of := kindName{key.Kind, t.names[key]}
-	delete(t.byName[of], key)
+	t.byName[of] = slices.DeleteFunc(t.byName[of], func(k registry.Key) bool { return k == key })
 	if len(t.byName[of]) == 0 {
 		delete(t.byName, of)
 	}
@@ -73,7 +77,7 @@ func (t *tracker) keys(kind registry.Kind, name types.NamespacedName, except str
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var keys []registry.Key
-	for key := range t.byName[kindName{kind, name}] {
+	for _, key := range t.byName[kindName{kind, name}] {
 		if key.UID != except {
 			keys = append(keys, key)
 		}
@@ -86,6 +90,29 @@ func (t *tracker) all() []registry.Key {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return slices.Collect(maps.Keys(t.names))
+}
+
+// noteTried records that a name had a pass which came to a decision.
+func (t *tracker) noteTried(of kindName) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tried != nil {
+		t.tried[of] = struct{}{}
+	}
+}
+
+func (t *tracker) wasTried(of kindName) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, tried := t.tried[of]
+	return tried
+}
+
+// stopNoting ends what noteTried does.
+func (t *tracker) stopNoting() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.tried = nil
 }
 
 // setWrote records the version of an own write.
