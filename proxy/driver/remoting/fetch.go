@@ -114,6 +114,7 @@ func (c *consumer) command(m *poll) (*wire.Command, time.Duration) {
 		// Also for groups that start at the latest message: their positions were written when they were opened, and a queue without one was added
 		// since, so that all it has is new to them.
 		Earliest: true,
+		Order:    src.classic,
 	}
 	if m.kind == short {
 		return r.Command(), pollMargin

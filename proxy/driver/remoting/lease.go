@@ -23,7 +23,11 @@ const (
 // Nack implements driver.Consumer. The message comes again after the delay, but not before 2 s.
 func (c *consumer) Nack(ctx context.Context, h driver.Handle, delay time.Duration) (time.Duration, error) {
 	delay = max(delay.Truncate(time.Millisecond), revive)
-	_, err := c.changing(ctx, h, delay-revive)
+	invisible := delay - revive
+	if l, ok := parseHandle(h, c.marks); ok && l.pop.Ordered() {
+		invisible = delay // these come again at once
+	}
+	_, err := c.changing(ctx, h, invisible)
 	return delay, err
 }
 
@@ -96,6 +100,9 @@ func (c *consumer) change(l *lease, invisible time.Duration, uncounted bool) *wi
 // that came too late has an effect all the same: in the 2 s before the broker delivers again it takes the place of the old lease, and the message would
 // be away for the new time although we say that it comes again. So that time is ended at once.
 func (c *consumer) changed(l lease, address string, answer *wire.Command, sent, received time.Time) (lease, error) {
+	if l.pop.Ordered() {
+		return c.changedInOrder(l, answer, received)
+	}
 	c.heard(l.pop.Broker, answer, sent, received)
 	pop, err := wire.DecodeChange(answer, l.pop)
 	if err != nil {
@@ -115,6 +122,17 @@ func (c *consumer) changed(l lease, address string, answer *wire.Command, sent, 
 		})
 	}
 	return lease{}, driver.Errorf(driver.LeaseExpired, "", "the lease had ended by the clock of broker %s when the change arrived", l.pop.Broker)
+}
+
+// changedInOrder is changed for a message of the classic retry topic, whose answer repeats the time of the pop, or says nothing when the message
+// is not leased any more.
+func (c *consumer) changedInOrder(l lease, answer *wire.Command, received time.Time) (lease, error) {
+	pop, err := wire.DecodeChange(answer, l.pop)
+	if err != nil || l.left(c.clocks, received) <= 0 {
+		return lease{}, driver.Errorf(driver.LeaseExpired, "", "the lease had ended by the clock of broker %s", l.pop.Broker)
+	}
+	l.pop = pop
+	return l, nil
 }
 
 // GiveBack implements driver.Consumer: the messages come again after about 2 s, uncounted.

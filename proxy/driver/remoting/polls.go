@@ -162,7 +162,7 @@ type budget struct {
 func (s *polls) budget(req driver.FetchRequest, lease time.Duration, now time.Time) *budget {
 	n := 0
 	for _, p := range s.pairs {
-		if !p.gone && p.due.IsZero() {
+		if !p.gone {
 			n++
 		}
 	}

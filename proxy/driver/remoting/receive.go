@@ -28,6 +28,10 @@ func (c *consumer) decode(m *poll) (msgs []*driver.Received, size, rest int64, e
 	for i := range popped.Messages {
 		stored := &popped.Messages[i]
 		l := lease{source: m.pair.source, pop: stored.Handle, skew: skew}
+		if src.classic {
+			// Brokers call all that starts with %RETRY% the retry of a pop, and this topic is what was popped.
+			l.pop.Kind = wire.Normal
+		}
 		if !src.wants(stored.Properties[driver.PropertyTag]) {
 			strangers = append(strangers, l)
 			continue

@@ -39,6 +39,9 @@ func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (
 	if err := cfg.Validate(); err != nil {
 		return nil, nil, err
 	}
+	if err := check(&cfg); err != nil {
+		return nil, nil, err
+	}
 	if err := ctx.Err(); err != nil {
 		return nil, nil, wire.Errorf(err, "open the consumer of group %q", cfg.Group)
 	}

@@ -104,7 +104,7 @@ type PoppedMessage struct {
 const propertyPopCheck = "POP_CK"
 
 // DecodePop reads an answer to a pop with CodeSuccess; broker is the name of the broker that gave it. An ordered pop does not raise the
-// messages' own count of deliveries; the one in the answer (orderCountInfo) is put in its place.
+// messages' own count of deliveries; the one in the answer (orderCountInfo) is added to it.
 func DecodePop(answer *Command, broker string) (*Popped, error) {
 	fields := fieldReader{fields: answer.Fields}
 	base := PopHandle{PopTime: fields.number("popTime"), Invisible: fields.number("invisibleTime"), ReviveQueue: int(fields.number("reviveQid")), Broker: broker}
@@ -128,7 +128,7 @@ func DecodePop(answer *Command, broker string) (*Popped, error) {
 			return nil, frameErrorf("pop: message %d: %v", i, err)
 		}
 		if counts != nil {
-			m.Reconsumed = max(m.Reconsumed, counts.of(handle))
+			m.Reconsumed += counts.of(handle)
 		}
 		popped.Messages[i] = PoppedMessage{StoredMessage: m, Handle: handle}
 	}
