@@ -96,6 +96,12 @@ func (a *asker[T]) ask(ctx context.Context, key string, question func(context.Co
 	return f.value, nil
 }
 
+// fresh answers from the cache what need not be asked again.
+func (a *asker[T]) fresh(key string) (T, error, bool) {
+	old, known := a.kept(key)
+	return old.value, old.err, known && time.Now().Before(old.fresh)
+}
+
 // kept is what is remembered for key. An old answer that was not a yes is worth nothing.
 func (a *asker[T]) kept(key string) (answer[T], bool) {
 	entry, found := a.answers.Get(key)
