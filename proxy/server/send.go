@@ -47,6 +47,13 @@ type sendBatch struct {
 	results []pb.SendResult
 	topics  []*topicBatch // in the order of their first message; nearly always one
 	single  topicBatch
+	// one is the room for a call of one message, which is most calls: it is taken together with the batch.
+	one struct {
+		result  [1]pb.SendResult
+		topic   [1]*topicBatch
+		message [1]*driver.Message
+		place   [1]int
+	}
 }
 
 // topicBatch is the messages of one topic and where their results go.
@@ -56,7 +63,15 @@ type topicBatch struct {
 	places   []int
 }
 
-func newSendBatch(n int) *sendBatch { return &sendBatch{results: make([]pb.SendResult, n)} }
+func newSendBatch(n int) *sendBatch {
+	b := &sendBatch{}
+	b.topics, b.single.messages, b.single.places = b.one.topic[:0], b.one.message[:0], b.one.place[:0]
+	if b.results = b.one.result[:]; n != 1 {
+		b.results = make([]pb.SendResult, n)
+		b.single.messages, b.single.places = make([]*driver.Message, 0, n), make([]int, 0, n)
+	}
+	return b
+}
 
 // add takes message i, or its problem.
 func (b *sendBatch) add(i int, m *driver.Message, problem *pb.SendError) {
