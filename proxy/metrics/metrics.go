@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,8 @@ type Metrics struct {
 	forced           *prometheus.CounterVec
 	keyTroubles      *prometheus.CounterVec
 	keysRead         prometheus.Gauge
+
+	ok atomic.Pointer[map[endpoint]okSeries] // see okCalls
 
 	// What is asked at each scrape.
 	clients, uses, inFlight, inFlightBytes, leftovers, goroutines, memory, build, certificateEnd *prometheus.Desc
