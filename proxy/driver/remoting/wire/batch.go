@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,17 +46,27 @@ func (c *Client) SendBatch(ctx context.Context, address string, b Batch) ([]Stor
 	if len(b.Messages) == 0 {
 		return nil, nil
 	}
-	body, err := encodeBatch(b.Messages)
+	body := newFrame()
+	defer freeFrame(body) // the request is encoded, and with it copied, before anything is waited for
+	cmd, err := b.command(body)
 	if err != nil {
 		return nil, err
 	}
-	fields := sendFields(Outgoing{ProducerGroup: b.ProducerGroup, Topic: b.Topic, Queue: b.Queue, Broker: b.Broker, BornTime: b.BornTime, SysFlag: b.SysFlag})
-	fields["m"] = "true"
-	answer, err := c.invokeSend(ctx, address, &Command{Code: reqSendBatch, Fields: fields, Body: body})
+	answer, err := c.invokeSend(ctx, address, cmd)
 	if err != nil {
 		return nil, err
 	}
 	return decodeBatchAnswer(answer, len(b.Messages))
+}
+
+// command encodes the batch into buffer, which the command uses.
+func (b *Batch) command(buffer *[]byte) (*Command, error) {
+	var err error
+	if *buffer, err = appendBatch((*buffer)[:0], b.Messages); err != nil {
+		return nil, err
+	}
+	fields := sendFields(&Outgoing{ProducerGroup: b.ProducerGroup, Topic: b.Topic, Queue: b.Queue, Broker: b.Broker, BornTime: b.BornTime, SysFlag: b.SysFlag}, "true")
+	return &Command{Code: reqSendBatch, pairs: fields, Body: *buffer}, nil
 }
 
 // batchOverhead are the bytes of a message of a batch beside body and properties.
@@ -66,22 +77,22 @@ func (m BatchMessage) Bytes() int {
 	return batchOverhead + len(m.Body) + propertiesBytes(m.Properties) + len(m.Text)
 }
 
-// encodeBatch writes the messages (MessageDecoder.encodeMessage, 5.5.0):
+// appendBatch writes the messages (MessageDecoder.encodeMessage, 5.5.0):
 //
 //	4 total size, 4 zero, 4 zero, 4 flag, 4 body length, body, 2 properties length, properties
-func encodeBatch(messages []BatchMessage) ([]byte, error) {
+func appendBatch(body []byte, messages []BatchMessage) ([]byte, error) {
 	size := 0
 	for _, m := range messages {
 		size += m.Bytes()
 	}
 	if size > MaxFrameBytes {
-		return nil, frameErrorf("a batch of %d messages has %d bytes, the limit is %d", len(messages), size, MaxFrameBytes)
+		return body, frameErrorf("a batch of %d messages has %d bytes, the limit is %d", len(messages), size, MaxFrameBytes)
 	}
-	body := make([]byte, 0, size)
+	body = slices.Grow(body, size)
 	for i, m := range messages {
 		properties := propertiesBytes(m.Properties) + len(m.Text)
 		if properties > MaxPropertiesBytes {
-			return nil, driver.Errorf(driver.InvalidMessage, "", "message %d of the batch has %d bytes of properties, the limit is %d", i, properties, MaxPropertiesBytes)
+			return body, driver.Errorf(driver.InvalidMessage, "", "message %d of the batch has %d bytes of properties, the limit is %d", i, properties, MaxPropertiesBytes)
 		}
 		body = binary.BigEndian.AppendUint32(body, uint32(batchOverhead+len(m.Body)+properties))
 		body = append(body, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)

@@ -42,7 +42,12 @@ type Command struct {
 	Remark  string
 	Fields  map[string]string
 	Body    []byte
+
+	// pairs are more fields of a request; where there are many, a list costs much less than a map.
+	pairs []field
 }
+
+type field struct{ name, value string }
 
 // IsResponse tells an answer from a request of the peer.
 func (c *Command) IsResponse() bool { return c.Flag&flagResponse != 0 }
@@ -101,19 +106,38 @@ func ReadFrame(r *bufio.Reader) (*Command, error) {
 	case serial != serialJSON && serial != serialCompact:
 		return nil, frameErrorf("serialisation type %d is not known", serial)
 	}
-	// One allocation for header and body: the body is kept by whoever decodes it.
-	data := make([]byte, length-4)
-	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, noEOF(err)
-	}
-	c, err := decodeHeader(serial, data[:headerLength])
+	c, err := readHeader(r, serial, int(headerLength))
 	if err != nil {
 		return nil, err
 	}
-	if body := data[headerLength:]; len(body) > 0 {
-		c.Body = body
+	if body := length - 4 - headerLength; body > 0 {
+		c.Body = make([]byte, body)
+		if _, err := io.ReadFull(r, c.Body); err != nil {
+			return nil, noEOF(err)
+		}
 	}
 	return c, nil
+}
+
+// readHeader decodes the header where the reader has it, if it fits there. Nothing of a Command shares memory with it.
+func readHeader(r *bufio.Reader, serial uint32, length int) (*Command, error) {
+	if length > r.Size() {
+		data := make([]byte, length)
+		if _, err := io.ReadFull(r, data); err != nil {
+			return nil, noEOF(err)
+		}
+		return decodeHeader(serial, data)
+	}
+	data, err := r.Peek(length)
+	if err != nil {
+		return nil, noEOF(err)
+	}
+	c, err := decodeHeader(serial, data)
+	if err != nil {
+		return nil, err
+	}
+	_, err = r.Discard(length) // it is there: Peek has seen it
+	return c, err
 }
 
 // noEOF keeps a frame that was cut in the middle from looking like a connection that was closed in order.

@@ -34,17 +34,24 @@ func appendJSONHeader(dst []byte, c *Command) []byte {
 		dst = appendJSONString(dst, c.Remark)
 	}
 	dst = append(dst, `,"extFields":{`...)
-	first := true
+	for _, f := range c.pairs {
+		dst = appendJSONField(dst, f.name, f.value)
+	}
 	for name, value := range c.Fields {
-		if !first {
-			dst = append(dst, ',')
-		}
-		first = false
-		dst = appendJSONString(dst, name)
-		dst = append(dst, ':')
-		dst = appendJSONString(dst, value)
+		dst = appendJSONField(dst, name, value)
+	}
+	if dst[len(dst)-1] == ',' {
+		dst = dst[:len(dst)-1]
 	}
 	return append(dst, `}}`...)
+}
+
+// appendJSONField writes a field and a comma.
+func appendJSONField(dst []byte, name, value string) []byte {
+	dst = appendJSONString(dst, name)
+	dst = append(dst, ':')
+	dst = appendJSONString(dst, value)
+	return append(dst, ',')
 }
 
 const hexDigits = "0123456789abcdef"
@@ -52,22 +59,29 @@ const hexDigits = "0123456789abcdef"
 // appendJSONString quotes s. Bytes from 0x80 up go as they are: callers validate UTF-8.
 func appendJSONString(dst []byte, s string) []byte {
 	dst = append(dst, '"')
+	plain := 0 // where the part begins that is copied as it is
 	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
+		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' {
+			continue
+		}
+		dst = append(dst, s[plain:i]...)
+		plain = i + 1
+		if c >= 0x20 {
 			dst = append(dst, '\\', c)
-		case c < 0x20:
+		} else {
 			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-		default:
-			dst = append(dst, c)
 		}
 	}
-	return append(dst, '"')
+	return append(append(dst, s[plain:]...), '"')
 }
 
 func decodeHeader(serial uint32, data []byte) (*Command, error) {
 	if serial == serialCompact {
 		return decodeCompactHeader(data)
+	}
+	if c := parseHeader(data); c != nil {
+		return c, nil
 	}
 	var h jsonHeader
 	if err := json.Unmarshal(data, &h); err != nil {
@@ -113,6 +127,21 @@ func (r *compactReader) uint(n int) uint64 {
 	var wide [8]byte
 	copy(wide[8-len(b):], b)
 	return binary.BigEndian.Uint64(wide[:])
+}
+
+// u32 and u64 are uint(4) and uint(8), for those who read many.
+func (r *compactReader) u32() uint32 {
+	if b := r.take(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *compactReader) u64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
 }
 
 func (r *compactReader) text(n int64) string { return string(r.take(n)) }

@@ -118,21 +118,28 @@ func (c *Client) invokeSend(ctx context.Context, address string, cmd *Command) (
 	return c.invokeUntil(ctx, deadline, address, cmd)
 }
 
-func (m Outgoing) command() *Command {
-	return &Command{Code: reqSendMessageV2, Fields: sendFields(m), Body: m.Body}
+func (m *Outgoing) command() *Command {
+	return &Command{Code: reqSendMessageV2, pairs: sendFields(m, "false"), Body: m.Body}
 }
 
 // sendFields is the header of a send in its short form (SendMessageRequestHeaderV2, 5.5.0), for one message or a batch.
-func sendFields(m Outgoing) map[string]string {
-	fields := map[string]string{
-		"a": m.ProducerGroup, "b": m.Topic, "c": DefaultTopic, "d": "4", "e": strconv.Itoa(m.Queue), "f": strconv.Itoa(m.SysFlag),
-		"g": strconv.FormatInt(m.BornTime.UnixMilli(), 10), "h": "0", "i": EncodeProperties(m.Properties) + m.Text,
-		"j": strconv.Itoa(m.Reconsumed), "k": "false", "l": strconv.Itoa(m.MaxReconsume), "m": "false",
-	}
+func sendFields(m *Outgoing, batch string) []field {
+	fields := append(make([]field, 0, 14+signatureFields),
+		field{"a", m.ProducerGroup}, field{"b", m.Topic}, field{"c", DefaultTopic}, field{"d", "4"}, field{"e", strconv.Itoa(m.Queue)},
+		field{"f", strconv.Itoa(m.SysFlag)}, field{"g", strconv.FormatInt(m.BornTime.UnixMilli(), 10)}, field{"h", "0"},
+		field{"i", m.properties()}, field{"j", strconv.Itoa(m.Reconsumed)}, field{"k", "false"}, field{"l", strconv.Itoa(m.MaxReconsume)},
+		field{"m", batch})
 	if m.Broker != "" {
-		fields["n"] = m.Broker
+		fields = append(fields, field{"n", m.Broker})
 	}
 	return fields
+}
+
+func (m *Outgoing) properties() string {
+	if len(m.Properties) == 0 {
+		return m.Text
+	}
+	return EncodeProperties(m.Properties) + m.Text
 }
 
 // noSuchQueue is a queue id that no topic has.

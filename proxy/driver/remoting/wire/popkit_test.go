@@ -54,7 +54,7 @@ func appendStored(dst []byte, m StoredMessage, raw []byte, v2 bool) []byte {
 	return dst
 }
 
-// decodeBatchBody reads what encodeBatch writes.
+// decodeBatchBody reads what appendBatch writes.
 func decodeBatchBody(body []byte) []BatchMessage {
 	var all []BatchMessage
 	r := compactReader{rest: body}

@@ -7,8 +7,8 @@ import (
 	"crypto/hmac"
 	"crypto/sha1" //nolint:gosec // RocketMQ's ACL signs with HMAC-SHA1; there is no other choice on the wire.
 	"encoding/base64"
-	"maps"
 	"slices"
+	"strings"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
@@ -18,26 +18,35 @@ const (
 	fieldAccessKey     = "AccessKey"
 	fieldSignature     = "Signature"
 	fieldSecurityToken = "SecurityToken"
+	// signatureFields is how many they are.
+	signatureFields = 3
 )
 
 // sign adds the fields of RocketMQ's ACL to c: HMAC-SHA1 with the secret key over the values of all fields, the access key and the token
-// included, in the order of their names, and then the body.
+// included, in the order of their names, and then the body. The command's fields are in pairs afterwards.
 func sign(c *Command, who driver.Credentials) {
 	if who.IsZero() {
 		return
 	}
-	if c.Fields == nil {
-		c.Fields = make(map[string]string, 3)
+	signed := make([]field, 0, len(c.pairs)+len(c.Fields)+signatureFields)
+	signed = append(signed, c.pairs...)
+	for name, value := range c.Fields {
+		if name != fieldSignature { // an older one
+			signed = append(signed, field{name, value})
+		}
 	}
-	delete(c.Fields, fieldSignature)
-	c.Fields[fieldAccessKey] = who.AccessKey
+	signed = append(signed, field{fieldAccessKey, who.AccessKey})
 	if who.SecurityToken != "" {
-		c.Fields[fieldSecurityToken] = who.SecurityToken
+		signed = append(signed, field{fieldSecurityToken, who.SecurityToken})
 	}
+	slices.SortFunc(signed, func(a, b field) int { return strings.Compare(a.name, b.name) })
 	mac := hmac.New(sha1.New, []byte(who.SecretKey))
-	for _, name := range slices.Sorted(maps.Keys(c.Fields)) {
-		mac.Write([]byte(c.Fields[name]))
+	var values []byte
+	for _, f := range signed {
+		values = append(values, f.value...)
 	}
-	mac.Write(c.Body)
-	c.Fields[fieldSignature] = base64.StdEncoding.EncodeToString(mac.Sum(nil))
+	// Neither can fail: a hash takes everything.
+	_, _ = mac.Write(values)
+	_, _ = mac.Write(c.Body)
+	c.Fields, c.pairs = nil, append(signed, field{fieldSignature, base64.StdEncoding.EncodeToString(mac.Sum(nil))})
 }

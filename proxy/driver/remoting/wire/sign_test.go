@@ -40,11 +40,15 @@ func TestSign(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			sign(&c.cmd, c.who)
-			if got := c.cmd.Fields["Signature"]; got != c.want {
+			fields := make(map[string]string)
+			for _, f := range c.cmd.pairs {
+				fields[f.name] = f.value
+			}
+			if got := fields["Signature"]; got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
-			if c.cmd.Fields["AccessKey"] != c.who.AccessKey || c.cmd.Fields["SecurityToken"] != c.who.SecurityToken {
-				t.Errorf("fields %v", c.cmd.Fields)
+			if fields["AccessKey"] != c.who.AccessKey || fields["SecurityToken"] != c.who.SecurityToken || len(fields) != len(c.cmd.pairs) {
+				t.Errorf("fields %v", c.cmd.pairs)
 			}
 		})
 	}

@@ -58,16 +58,14 @@ func (m *StoredMessage) Undecoded() bool { return m.SysFlag&sysCompressed != 0 }
 //
 // Every length is checked against what is there before anything is made of it. What does not parse is ErrFrame.
 func DecodeMessages(body []byte) ([]StoredMessage, error) {
-	var all []StoredMessage
+	n, err := countMessages(body)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	all := make([]StoredMessage, 0, n)
 	budget := maxInflatedAnswer
 	for len(body) > 0 {
-		if len(body) < 4 {
-			return nil, frameErrorf("message %d: %d bytes are too few for its size", len(all), len(body))
-		}
-		size := int64(binary.BigEndian.Uint32(body))
-		if size < 4 || size > int64(len(body)) {
-			return nil, frameErrorf("message %d: size %d of %d bytes", len(all), size, len(body))
-		}
+		size := binary.BigEndian.Uint32(body)
 		d := messageReader{compactReader: compactReader{rest: body[4:size]}, budget: &budget}
 		if len(all) > 0 {
 			d.topic = all[len(all)-1].Topic
@@ -82,6 +80,26 @@ func DecodeMessages(body []byte) ([]StoredMessage, error) {
 	return all, nil
 }
 
+// leastMessage is the size of a message with nothing in it.
+const leastMessage = 91
+
+// countMessages walks from size to size and checks that they fill body.
+func countMessages(body []byte) (int, error) {
+	for n := 0; ; n++ {
+		if len(body) == 0 {
+			return n, nil
+		}
+		if len(body) < leastMessage {
+			return 0, frameErrorf("message %d: %d bytes are too few", n, len(body))
+		}
+		size := int64(binary.BigEndian.Uint32(body))
+		if size < leastMessage || size > int64(len(body)) {
+			return 0, frameErrorf("message %d: size %d of %d bytes", n, size, len(body))
+		}
+		body = body[size:]
+	}
+}
+
 // messageReader reads one message.
 type messageReader struct {
 	compactReader
@@ -93,22 +111,22 @@ type messageReader struct {
 
 func (r *messageReader) message() (StoredMessage, error) {
 	var m StoredMessage
-	magic := int32(r.uint(4))
+	magic := int32(r.u32())
 	if magic != messageMagic && magic != messageMagicV2 {
 		return m, frameErrorf("magic number %d", magic)
 	}
 	r.take(4) // the CRC of the body; TCP and the broker have checked it
-	m.Queue = int(int32(r.uint(4)))
+	m.Queue = int(int32(r.u32()))
 	r.take(4) // the application's flag
-	m.Offset, m.CommitLogOffset = int64(r.uint(8)), int64(r.uint(8))
-	m.SysFlag = int(int32(r.uint(4)))
-	m.Born = time.UnixMilli(int64(r.uint(8)))
+	m.Offset, m.CommitLogOffset = int64(r.u64()), int64(r.u64())
+	m.SysFlag = int(int32(r.u32()))
+	m.Born = time.UnixMilli(int64(r.u64()))
 	r.take(hostLength(m.SysFlag & sysBornHostV6))
-	m.Stored = time.UnixMilli(int64(r.uint(8)))
+	m.Stored = time.UnixMilli(int64(r.u64()))
 	m.OffsetID = offsetID(r.take(hostLength(m.SysFlag&sysStoreHostV6)), m.CommitLogOffset)
-	m.Reconsumed = int(int32(r.uint(4)))
+	m.Reconsumed = int(int32(r.u32()))
 	r.take(8) // the offset of the half message
-	raw := r.take(int64(r.uint(4)))
+	raw := r.take(int64(r.u32()))
 	m.Topic = r.name(magic)
 	m.Properties = DecodeProperties(r.text(int64(r.uint(2))))
 	if r.short {

@@ -159,7 +159,7 @@ func TestBatchesAreEncodedInOrder(t *testing.T) {
 	in := []BatchMessage{
 		{Properties: map[string]string{"a": "1", "b": "2"}, Body: []byte("x")}, {}, {Properties: map[string]string{"c": "3"}, Body: []byte("yy")},
 	}
-	body, err := encodeBatch(in)
+	body, err := appendBatch(nil, in)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,10 +172,10 @@ func TestBatchesAreEncodedInOrder(t *testing.T) {
 			t.Errorf("message %d: %v became %v", i, in[i], out[i])
 		}
 	}
-	if _, err := encodeBatch([]BatchMessage{{Properties: map[string]string{"a": strings.Repeat("x", MaxPropertiesBytes)}}}); driver.ReasonOf(err) != driver.InvalidMessage {
+	if _, err := appendBatch(nil, []BatchMessage{{Properties: map[string]string{"a": strings.Repeat("x", MaxPropertiesBytes)}}}); driver.ReasonOf(err) != driver.InvalidMessage {
 		t.Errorf("properties above the limit: %v", err)
 	}
-	if _, err := encodeBatch([]BatchMessage{{Body: make([]byte, MaxFrameBytes)}}); !errors.Is(err, ErrFrame) {
+	if _, err := appendBatch(nil, []BatchMessage{{Body: make([]byte, MaxFrameBytes)}}); !errors.Is(err, ErrFrame) {
 		t.Errorf("a batch above the limit: %v", err)
 	}
 }
@@ -204,7 +204,7 @@ func TestTheTextOfAMessagesPropertiesHoldsAllOfThem(t *testing.T) {
 		if got := DecodeProperties(MessageProperties(&m)); !maps.Equal(got, want) {
 			t.Errorf("got %q, want %q", got, want)
 		}
-		body, err := encodeBatch([]BatchMessage{{Text: MessageProperties(&m), Body: []byte("x")}})
+		body, err := appendBatch(nil, []BatchMessage{{Text: MessageProperties(&m), Body: []byte("x")}})
 		if err != nil {
 			t.Fatal(err)
 		}
