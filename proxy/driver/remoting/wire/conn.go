@@ -116,36 +116,6 @@ func (c *conn) write() {
 	}
 }
 
-// takeRound waits for calls and gives them to c: about roundBytes of them. None when c is over. The frames belong to the writer from then on.
-func (l *link) takeRound(c *conn, round []*call) []*call {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for !c.over {
-		bytes, n, now := 0, 0, time.Now()
-		for ; n < len(l.out) && bytes < roundBytes; n++ {
-			x := l.out[n]
-			l.out[n] = nil
-			if x.frame == nil {
-				continue // it ended in the queue
-			}
-			x.conn, x.sent = c, now
-			l.queued -= x.bytes
-			bytes += x.bytes
-			round = append(round, x)
-		}
-		l.out = l.out[n:]
-		if len(l.out) == 0 {
-			l.out = nil
-		}
-		if len(round) > 0 {
-			l.makeRoom()
-			return round
-		}
-		l.wake.Wait()
-	}
-	return nil
-}
-
 // roundWriter writes rounds of frames.
 type roundWriter struct {
 	socket net.Conn

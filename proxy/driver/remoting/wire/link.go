@@ -6,14 +6,11 @@ package wire
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
 
 const (
@@ -110,69 +107,6 @@ func (l *link) submit(x *call) error {
 	l.push(x)
 	l.armFor(x)
 	return nil
-}
-
-// mayQueue, push, take and drop are the queue; they want the lock.
-func (l *link) mayQueue(bytes int) error {
-	switch {
-	case l.closed:
-		return errClosed()
-	case l.retired:
-		return errRetired
-	case len(l.out) > 0 && l.queued+bytes > l.client.options.QueueBytes, len(l.calls) >= maxCalls:
-		return errFull
-	}
-	return nil
-}
-
-func (l *link) push(x *call) {
-	l.out = append(l.out, x)
-	l.queued += x.bytes
-	if l.conn != nil {
-		l.wake.Broadcast()
-	}
-}
-
-// drop takes x out of everything; it reports whether x had not ended before.
-func (l *link) drop(x *call) bool {
-	if l.calls[x.opaque] != x {
-		return false
-	}
-	delete(l.calls, x.opaque)
-	if x.conn == nil {
-		l.queued -= x.bytes
-		freeFrame(x.frame)
-		x.frame = nil
-	}
-	l.makeRoom()
-	return true
-}
-
-func (l *link) makeRoom() {
-	if l.room != nil {
-		close(l.room)
-		l.room = nil
-	}
-}
-
-// awaitRoom waits until something has left the queue, if there is no room for so many bytes.
-func (l *link) awaitRoom(ctx context.Context, bytes int) error {
-	l.mu.Lock()
-	if !errors.Is(l.mayQueue(bytes), errFull) {
-		l.mu.Unlock()
-		return nil
-	}
-	if l.room == nil {
-		l.room = make(chan struct{})
-	}
-	room := l.room
-	l.mu.Unlock()
-	select {
-	case <-room:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for room in the queue to %s: %w", l.address, ctx.Err())
-	}
 }
 
 // startDial wants the lock, and that the link is not closed.
@@ -277,18 +211,6 @@ func (l *link) detach(c *conn, err error) []*call {
 	return lost
 }
 
-// dropReplies forgets answers that were for the connection that is over. It wants the lock.
-func (l *link) dropReplies() {
-	l.out = slices.DeleteFunc(l.out, func(x *call) bool {
-		if x.opaque == 0 && x.frame != nil {
-			l.queued -= x.bytes
-			freeFrame(x.frame)
-			return true
-		}
-		return false
-	})
-}
-
 // endIdle ends the connection if nothing waits, in one step with looking; nil when it did not.
 func (l *link) endIdle() *conn {
 	l.mu.Lock()
@@ -337,26 +259,6 @@ func (l *link) answer(cmd *Command) {
 	}
 }
 
-// reply queues an answer to a request of the peer. With a full queue it is lost: the peer asks again, and we must not take more memory.
-func (l *link) reply(cmd *Command) {
-	frame := newFrame()
-	var err error
-	if *frame, err = AppendFrame((*frame)[:0], cmd); err != nil {
-		freeFrame(frame)
-		return
-	}
-	x := &call{frame: frame, bytes: len(*frame)}
-	l.mu.Lock()
-	ok := l.conn != nil && l.mayQueue(x.bytes) == nil
-	if ok {
-		l.push(x)
-	}
-	l.mu.Unlock()
-	if !ok {
-		freeFrame(frame)
-	}
-}
-
 // close answers every waiting caller. Goroutines end by themselves; the client waits for them.
 func (l *link) close() {
 	l.mu.Lock()
@@ -373,9 +275,4 @@ func (l *link) close() {
 		_ = c.socket.Close() // it wakes reader and writer
 	}
 	finish(lost, errClosed())
-}
-
-// throttled is what callers get who cannot wait for room.
-func (l *link) throttled() error {
-	return driver.Errorf(driver.Throttled, "", "too many requests wait for %s (limits: %d bytes to be sent, %d answers)", l.address, l.client.options.QueueBytes, maxCalls)
 }
