@@ -98,12 +98,12 @@ func (q *Queue) wait(c *call) {
 	q.dropLocked(q.topics[c.topic], c, q.givenUp(c.ctx))
 }
 
-// ended is why ctx is over, nil while it is not. A context whose deadline has passed counts, although its timer may fire a moment later.
-func ended(ctx context.Context) error {
-	if err := context.Cause(ctx); err != nil {
-		return err
+// ended is why ctx is over at now, nil while it is not. A context whose deadline has passed counts, although its timer may fire a moment later.
+func ended(ctx context.Context, now time.Time) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+	if d, ok := ctx.Deadline(); ok && !now.Before(d) {
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -111,7 +111,7 @@ func ended(ctx context.Context) error {
 
 // givenUp is the answer to a caller whose context has ended, or else to one whose queue has.
 func (q *Queue) givenUp(ctx context.Context) error {
-	if err := ended(ctx); err != nil {
+	if err := ended(ctx, time.Now()); err != nil {
 		return driver.Errorf(driver.Timeout, "", "the caller's time ended before the broker's answer: %w", err)
 	}
 	return driver.Errorf(driver.Closed, "", "the producer's client was shut down before this message was sent")

@@ -236,7 +236,7 @@ func (q *Queue) sendDirect(c *call) {
 	ctx, cancel := q.lifetime(c.ctx)
 	defer cancel()
 	for c.next < len(c.msgs) {
-		if ctx.Err() != nil || ended(c.ctx) != nil {
+		if ctx.Err() != nil || ended(c.ctx, time.Now()) != nil {
 			c.fail(q.givenUp(c.ctx))
 			break
 		}

@@ -94,8 +94,9 @@ func (q *Queue) gatherLocked(t *topic) *batch {
 // not carry their messages.
 func (q *Queue) dropGivenUpLocked(t *topic) {
 	var over []*call
+	now := time.Now() // once: under the lock, and for each call that waits
 	for _, c := range t.calls {
-		if ended(c.ctx) != nil {
+		if ended(c.ctx, now) != nil {
 			over = append(over, c)
 		}
 	}
