@@ -9,6 +9,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -53,8 +54,13 @@ func sendRequest(producer, topic string, batch int, body []byte) *proxyv1alpha1.
 	return request
 }
 
+// callTimeout: a call has a deadline, as an application's has.
+const callTimeout = 10 * time.Second
+
 // sendOnce is an error when not every message was stored.
 func sendOnce(ctx context.Context, client proxyv1alpha1.ProducerServiceClient, request *proxyv1alpha1.SendRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	answer, err := client.Send(ctx, request)
 	if err != nil {
 		return err

@@ -18,7 +18,7 @@ func (b *bench) render(r results, once onceFigures) string {
 		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), transport(b.tls), b.rounds, b.window)
 	out.WriteString(figuresTable(r))
 	out.WriteString("\nraw client = rocketmq-client-go used directly, CPU of that process; protocol alone = our client for RocketMQ's protocol, used directly; grpc-go echo = " +
-		"a bare server with the same requests, answers and frames; Java proxy = RocketMQ's own, 5.5.0, with its own SDK, rocketmq-client-java 5.2.0, " +
+		"a bare server with the same requests, deadlines, answers and frames; Java proxy = RocketMQ's own, 5.5.0, with its own SDK, rocketmq-client-java 5.2.0, " +
 		"64 threads that send and 32 that receive; CPU of the proxy is the operator's process. End to end is the time from sender to receiver, one process being both.\n")
 	for _, driver := range b.drivers {
 		fmt.Fprintf(&out, "\n## Aims of driver %s\n\n%s", driver, aimsTable(aims(driver, medianOf(r), once)))
