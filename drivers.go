@@ -10,6 +10,7 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/choice"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/clientgo"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/memory"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting"
 	brokerversion "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/version"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
@@ -21,7 +22,7 @@ func newDrivers(withMemory bool, wake func(registry.Key), log logr.Logger) (cont
 		return controllers.DriverSet{}, nil, err
 	}
 	chooser := choice.New(choice.Options[registry.Key]{Probe: brokerversion.Probe, Wake: wake, Log: log.WithName("choice")})
-	set := controllers.DriverSet{ClientGo: library, Lines: chooser}
+	set := controllers.DriverSet{ClientGo: library, Remoting: remoting.New(log.WithName("remoting")), Lines: chooser}
 	if withMemory {
 		set.Memory = memory.New(memory.NewBroker(memory.Options{}))
 	}

@@ -6,7 +6,6 @@ package controllers
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -48,7 +47,11 @@ var _ Drivers = DriverSet{}
 
 // All lists the drivers that there are.
 func (s DriverSet) All() []driver.Driver {
-	return slices.DeleteFunc([]driver.Driver{s.ClientGo, s.Remoting, s.Memory}, func(d driver.Driver) bool { return d == nil })
+	all := []driver.Driver{s.ClientGo, s.Remoting}
+	if s.Memory != nil {
+		all = append(all, s.Memory)
+	}
+	return all
 }
 
 // Resolve implements Drivers.
@@ -56,7 +59,7 @@ func (s DriverSet) Resolve(key registry.Key, requested proxyv1alpha1.DriverName,
 	if requested == "" {
 		requested = proxyv1alpha1.DriverAuto
 	}
-	auto := requested == proxyv1alpha1.DriverAuto && s.Memory == nil && s.Remoting != nil
+	auto := requested == proxyv1alpha1.DriverAuto && s.Memory == nil
 	if !auto {
 		s.Lines.Forget(key)
 	}
@@ -77,11 +80,11 @@ func (s DriverSet) Resolve(key registry.Key, requested proxyv1alpha1.DriverName,
 		default:
 			return "", driver.Capabilities{}, ErrUndecided
 		}
-	case requested == proxyv1alpha1.DriverAuto && s.Memory != nil:
+	case requested == proxyv1alpha1.DriverAuto:
 		chosen = s.Memory
-	case requested == proxyv1alpha1.DriverClientGo, requested == proxyv1alpha1.DriverAuto:
+	case requested == proxyv1alpha1.DriverClientGo:
 		chosen = s.ClientGo
-	case requested == proxyv1alpha1.DriverRemoting && s.Remoting != nil:
+	case requested == proxyv1alpha1.DriverRemoting:
 		chosen = s.Remoting
 	default:
 		return "", driver.Capabilities{}, &Stalled{Reason: proxyv1alpha1.ReasonUnsupported, Err: fmt.Errorf(

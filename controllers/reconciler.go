@@ -42,6 +42,7 @@ type objectKind interface {
 // Clients is the part of registry.Registry that the controllers use.
 type Clients interface {
 	Acquire(spec registry.Spec) registry.Status
+	Expect(key registry.Key, namespace, name, reason, message string)
 	Release(key registry.Key, reason string) (done bool, receipt registry.Receipt)
 	Forget(key registry.Key)
 	Status(key registry.Key) (registry.Status, bool)
@@ -197,14 +198,8 @@ func (r *reconciler) run(ctx context.Context, obj object, f *facts) {
 	if spec.Driver != "" {
 		f.driver = spec.Driver
 	}
-	switch {
-	case errors.Is(err, ErrUndecided):
-		f.choosing = true
-		f.observe(r.clients.Status(key))
-		return
-	case err != nil:
-		f.problem = err
-		f.observe(r.clients.Status(key))
+	if err != nil {
+		r.await(obj, f, err)
 		return
 	}
 	if r.singleHost(caps) && len(f.live()) > 1 {
@@ -219,6 +214,20 @@ func (r *reconciler) run(ctx context.Context, obj object, f *facts) {
 		r.drivers.Doubt(key) // the brokers may be others than when the driver was chosen
 	}
 	f.observe(status, true)
+}
+
+// await records why the client that the object asks for cannot be described, for its status and for callers that come meanwhile.
+func (r *reconciler) await(obj object, f *facts, err error) {
+	key := r.key(obj)
+	f.observe(r.clients.Status(key))
+	if errors.Is(err, ErrUndecided) {
+		f.choosing = true
+		r.clients.Expect(key, obj.GetNamespace(), obj.GetName(), proxyv1alpha1.ReasonStarting, err.Error()+": try again")
+		return
+	}
+	f.problem = err
+	v := explain(err)
+	r.clients.Expect(key, obj.GetNamespace(), obj.GetName(), v.reason, v.message)
 }
 
 // servingHost is the oldest live host: every host comes to the same answer without asking.

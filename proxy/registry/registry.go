@@ -111,6 +111,9 @@ type lockedState struct {
 	groups   map[groupKey]*group
 	slots    map[string]*slots
 	receipts map[Key]Receipt
+	// expected are objects without an entry, by name and the names by key; see Expect.
+	expected      map[objectName]expected
+	expectedNames map[Key]objectName
 	// starts numbers the clients of this process.
 	starts uint64
 	health *timer
@@ -139,6 +142,8 @@ func New(o Options) *Registry {
 	r.state.groups = map[groupKey]*group{}
 	r.state.slots = map[string]*slots{}
 	r.state.receipts = map[Key]Receipt{}
+	r.state.expected = map[objectName]expected{}
+	r.state.expectedNames = map[Key]objectName{}
 	r.drainLimit, r.endDrains = context.WithCancel(context.Background())
 	r.hardLimit, r.endCloses = context.WithCancel(context.Background())
 	return r
@@ -155,6 +160,7 @@ func (r *Registry) Acquire(spec Spec) Status {
 	var e *entry
 	var refused bool
 	r.turn(func(t *turn) {
+		t.unexpect(spec.Key)
 		e = t.entries[spec.Key]
 		refused = t.gateClosed
 		if refused {
@@ -198,6 +204,7 @@ func validate(spec Spec) error {
 // kept until Forget.
 func (r *Registry) Release(key Key, reason string) (done bool, receipt Receipt) {
 	r.turn(func(t *turn) {
+		t.unexpect(key)
 		if e := t.entries[key]; e != nil {
 			t.release(e, reason)
 		}

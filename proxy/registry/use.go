@@ -63,7 +63,7 @@ func (t *turn) releaseLate(l *live) {
 }
 
 // Use takes the client of the object that has this name now; of two UIDs with one name the newer. It starts an Idle client, without the
-// API server, and waits for it within ctx. Errors: *NotFoundError (no entry), *NotReadyError (no client, with the reason), ErrDraining (it
+// API server, and waits for it within ctx. Errors: *NotFoundError (no entry, and none is expected), *NotReadyError (no client, with the reason), ErrDraining (it
 // is being deleted or replaced, or this host is stopping: another host or a later try may work).
 func (r *Registry) Use(ctx context.Context, kind Kind, namespace, name string) (*Use, error) {
 	for {
@@ -87,7 +87,7 @@ func (r *Registry) tryUse(kind Kind, namespace, name string) (use *Use, wait <-c
 		case e == nil && t.gateClosed:
 			err = ErrDraining
 		case e == nil:
-			err = &NotFoundError{Kind: kind, Namespace: namespace, Name: name}
+			err = t.absent(objectName{kind, namespace, name})
 		case e.releasing:
 			err = ErrDraining
 		case e.live != nil:
