@@ -5,6 +5,7 @@ package driver
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -106,6 +107,16 @@ func redacted(c Credentials) string {
 // ClientID identifies a client towards RocketMQ: unique in the world for each started client, short, and readable by the one on
 // call in the broker's connection list. The registry makes it: <object's namespace>_<name>_<8 hex of UID>_<host's incarnation>_<start number>.
 type ClientID string
+
+// Object is the part of id that all clients of one object have in common, on whatever host and of whatever driver; empty when id does not
+// have the form.
+func (id ClientID) Object() string {
+	parts := strings.Split(string(id), "_") // names of Kubernetes have no "_"
+	if len(parts) != 5 {
+		return ""
+	}
+	return strings.Join(parts[:3], "_")
+}
 
 // ProducerConfig is everything a Producer's client needs. Equal values mean the same client; the registry compares them.
 type ProducerConfig struct {

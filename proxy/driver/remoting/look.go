@@ -63,7 +63,7 @@ func (c *consumer) look() {
 		}
 	}
 	if brokers := c.dueMembers(); len(brokers) > 0 {
-		err := c.refuseClassicMembers(ctx, brokers)
+		err := c.refuseClassicMembers(ctx, brokers, "")
 		c.state.Lock()
 		if err == nil || driver.ReasonOf(err) == driver.GroupHasClassicMembers {
 			c.state.classicMembers = err // another failure says nothing about members

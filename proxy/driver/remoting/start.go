@@ -5,6 +5,7 @@ package remoting
 
 import (
 	"context"
+	"strings"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
@@ -13,7 +14,7 @@ import (
 
 // OpenConsumer implements driver.Driver.
 func (d *Driver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfig) (driver.Consumer, error) {
-	c, queues, err := d.proveConsumer(ctx, cfg)
+	c, queues, err := d.proveConsumer(ctx, cfg, "")
 	if err != nil {
 		return nil, err
 	}
@@ -25,17 +26,19 @@ func (d *Driver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfig) (d
 	return c, nil
 }
 
-// ProbeConsumer implements driver.Driver.
+// ProbeConsumer implements driver.Driver. A classic member that is the same object's is no obstacle: it is the client of the driver ClientGo that goes
+// when the probe has succeeded, and OpenConsumer finds it gone.
 func (d *Driver) ProbeConsumer(ctx context.Context, cfg driver.ConsumerConfig) error {
-	c, _, err := d.proveConsumer(ctx, cfg)
+	c, _, err := d.proveConsumer(ctx, cfg, cfg.ClientID.Object())
 	if err == nil {
 		c.leaveCluster()
 	}
 	return err
 }
 
-// proveConsumer does everything that changes nothing, and returns the readable queues by source. The caller owes leaveCluster.
-func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (*consumer, [][]wire.Queue, error) {
+// proveConsumer does everything that changes nothing, and returns the readable queues by source. leaving is the object whose classic members do not
+// count, empty = all count. The caller owes leaveCluster.
+func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig, leaving string) (*consumer, [][]wire.Queue, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, nil, err
 	}
@@ -49,7 +52,7 @@ func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (
 	prover := proof.Prover{Wire: c.cluster.wire, Routes: c.cluster, Namespace: cfg.Connection.Namespace}
 	all, err := prover.Consumer(ctx, cfg)
 	if err == nil {
-		err = c.refuseClassicMembers(ctx, proof.Brokers(all))
+		err = c.refuseClassicMembers(ctx, proof.Brokers(all), leaving)
 	}
 	if err != nil {
 		c.leaveCluster()
@@ -70,8 +73,9 @@ func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (
 const consumePop = "CONSUME_POP"
 
 // refuseClassicMembers looks for members of the group that pull or push. They and we would both get messages, and what they send back or leave
-// unacknowledged goes where the other does not look (seen on 5.5.0). Where the credentials do not allow the question it is left out.
-func (c *consumer) refuseClassicMembers(ctx context.Context, brokers []wire.Queue) error {
+// unacknowledged goes where the other does not look (seen on 5.5.0). Those of the object called leaving do not count. Where the credentials do not
+// allow the question it is left out.
+func (c *consumer) refuseClassicMembers(ctx context.Context, brokers []wire.Queue, leaving string) error {
 	return proof.All(ctx, len(brokers), func(ctx context.Context, i int) error {
 		online, err := c.cluster.wire.GroupConnections(ctx, brokers[i].Address, c.group)
 		if code, ok := wire.CodeOf(err); ok && code == wire.CodeNoPermission {
@@ -80,13 +84,25 @@ func (c *consumer) refuseClassicMembers(ctx context.Context, brokers []wire.Queu
 		if err != nil {
 			return wire.Errorf(err, "ask broker %s who is in group %q", brokers[i].Broker, c.cfg.Group)
 		}
-		if len(online.Connections) == 0 || online.ConsumeType == consumePop {
+		members := staying(online, leaving)
+		if len(members) == 0 || online.ConsumeType == consumePop {
 			return nil
 		}
 		return driver.Errorf(driver.GroupHasClassicMembers, "group",
 			"group %q has %d member(s) at broker %s that do not pop (%s), for example client %q; stop them, or use the driver ClientGo or another group",
-			c.cfg.Group, len(online.Connections), brokers[i].Broker, online.ConsumeType, online.Connections[0].ClientID)
+			c.cfg.Group, len(members), brokers[i].Broker, online.ConsumeType, members[0])
 	})
+}
+
+// staying are the ids of the members that are not of the object called leaving. The library puts more around the id that it was given.
+func staying(online *wire.GroupConnections, leaving string) []string {
+	var ids []string
+	for _, member := range online.Connections {
+		if leaving == "" || !strings.Contains(member.ClientID, leaving+"_") {
+			ids = append(ids, member.ClientID)
+		}
+	}
+	return ids
 }
 
 // prepare makes the group at each broker and, where it is to begin at the latest message, writes its positions before the first pop.
