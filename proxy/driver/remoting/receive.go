@@ -65,7 +65,7 @@ func (c *consumer) dismiss(m *poll, strangers []lease) {
 func (c *consumer) received(src *source, m *wire.PoppedMessage) *driver.Received {
 	topic, id := src.name, m.Properties[driver.PropertyID]
 	if original := m.Properties[propertyRetryTopic]; src.classic && original != "" {
-		topic = wire.WithoutNamespace(c.cfg.Connection.Namespace, original)
+		topic = wire.WithoutNamespace(c.cfg.Connection.Namespace, c.sentTo(original))
 	}
 	if id == "" {
 		id = m.OffsetID
@@ -79,6 +79,17 @@ func (c *consumer) received(src *source, m *wire.PoppedMessage) *driver.Received
 		BornTime: m.Born, StoreTime: m.Stored,
 		Broker: m.Handle.Broker, Queue: m.Handle.Queue, Offset: m.Handle.Offset,
 	}
+}
+
+// sentTo is the topic for what RETRY_TOPIC names. A message that a popping member left, and then a pushing one sent back, names the retry topic of POP
+// there: the one that the broker found it in.
+func (c *consumer) sentTo(named string) string {
+	for _, src := range c.sources {
+		if !src.classic && (named == wire.RetryV1.Topic(c.group, src.topic) || named == wire.RetryV2.Topic(c.group, src.topic)) {
+			return src.topic
+		}
+	}
+	return named
 }
 
 func (c *consumer) logUndecoded(m *poll, err error) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/go-logr/logr"
+
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
@@ -30,6 +32,36 @@ func TestTheOwnClassicClientIsNoObstacleToAProbe(t *testing.T) {
 	} {
 		if ids := staying(&online, c.id.Object()); len(ids) != c.want || !slices.Contains(ids, "10.0.0.9@DEFAULT#1") {
 			t.Errorf("for %q the others are %q, want %d", c.id, ids, c.want)
+		}
+	}
+}
+
+// TestPopsOfTheClassicRetryTopicLeaveNoCheckPoint: one that is not acknowledged in time would stop a revive queue of the broker for every group,
+// for ever; see command.
+func TestPopsOfTheClassicRetryTopicLeaveNoCheckPoint(t *testing.T) {
+	c := New(logr.Discard()).newConsumer(driver.ConsumerConfig{
+		Connection: driver.Connection{NameServers: []string{"127.0.0.1:1"}, Namespace: "ns", AllowAddress: func(string) error { return nil }},
+		Group:      "g", Subscriptions: []driver.Subscription{{Topic: "a"}, {Topic: "b"}}, StartFrom: driver.Earliest,
+	})
+	t.Cleanup(c.leaveCluster)
+	attempts := map[string]bool{}
+	for i, src := range c.sources {
+		for range 2 {
+			cmd, _ := c.command(&poll{pair: &pair{source: i, broker: "x"}, kind: short, count: 1})
+			if got := cmd.Fields["order"] == "true"; got != src.classic {
+				t.Errorf("a pop of %s is in order: %v", src.topic, got)
+			}
+			if attempt := cmd.Fields["attemptId"]; src.classic {
+				if attempt == "" || attempts[attempt] {
+					t.Errorf("a pop of %s has the attempt %q of another one: it would get the same messages", src.topic, attempt)
+				}
+				attempts[attempt] = true
+			}
+		}
+	}
+	for named, want := range map[string]string{"%RETRY%ns%g_ns%b": "ns%b", "%RETRY%ns%g+ns%a": "ns%a", "ns%a": "ns%a", "ns%other": "ns%other"} {
+		if got := c.sentTo(named); got != want {
+			t.Errorf("%q was sent to %q, want %q", named, got, want)
 		}
 	}
 }
