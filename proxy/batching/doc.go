@@ -6,7 +6,8 @@
 // A [Queue] belongs to one Producer. While fewer than InAir requests to a topic are under way, a Send goes to the driver at once, in its
 // caller's own goroutine: a lone message pays for no hop and waits for no timer. While InAir are under way, what comes waits, and goes
 // next, together, as much as one request may carry (driver.BatchLimits). So the batch size follows the load, and the delay is never more than
-// the request that is under way anyway. When what waits fills a whole request, it does not wait for a slot either, up to eight at a time.
+// the request that is under way anyway. Of the requests that may be under way, all but one are for few callers or for many: in between, one
+// carries most. When what waits fills a whole request, it does not wait for a slot either, up to eight at a time.
 //
 // Each message has its own answer. The messages of one Send keep their order: its second request starts after its first was answered. When
 // the driver refuses a request as a whole because of a message's content, the request is split until the bad message stands alone; never

@@ -13,7 +13,7 @@ import (
 type Settings struct {
 	// Enabled: what waits for a topic while requests to it are under way goes next, together. Otherwise each Send goes straight to the driver.
 	Enabled bool
-	// InAir is how many requests per topic may be under way at once, whole ones not counted. Default 2.
+	// InAir is how many requests per topic may be under way at once, whole ones not counted. Default 2; while a moderate number waits there is one.
 	InAir int
 	// FullInAir is how many may be while what waits fills a whole request, which gains nothing by waiting. Default 8.
 	FullInAir int

@@ -48,6 +48,9 @@ type lockedState struct {
 	inFlight     int
 	waiting      int
 	waitingBytes int64
+	// mean is the moving average of messages a request, over all topics: a topic is forgotten when nothing of it waits or is under way, which with many
+	// callers happens in between.
+	mean float64
 }
 
 // topic is what is under way and waits for one topic. It exists while there is something.
@@ -157,8 +160,9 @@ func (q *Queue) admit(c *call) (way, *driver.Error) {
 		t = &topic{name: c.topic}
 		q.topics[c.topic] = t
 	}
-	if t.inAir < q.settings.InAir && len(t.calls) == 0 {
+	if len(t.calls) == 0 && q.mayFlyLocked(t, t.inAir) {
 		t.inAir++
+		q.countLocked(len(c.msgs))
 		q.wg.Add(1)
 		q.inFlight += len(c.msgs)
 		return ownSlot, nil
@@ -172,8 +176,8 @@ func (q *Queue) admit(c *call) (way, *driver.Error) {
 	q.inFlight += len(c.msgs)
 	q.waiting += len(c.msgs)
 	q.waitingBytes += c.bytes
-	if q.mayStartLocked(t) {
-		// A slot is free although something waits: that is the rest of a call whose earlier request is under way, or a whole request.
+	if q.mayFlyLocked(t, t.inAir) {
+		// A slot is free although something waits: that is the rest of a call whose earlier request is under way, or enough for another request.
 		t.inAir++
 		q.wg.Add(1)
 		go q.run(t)
@@ -181,9 +185,26 @@ func (q *Queue) admit(c *call) (way, *driver.Error) {
 	return queued, nil
 }
 
-// mayStartLocked reports whether another request of t may be under way.
-func (q *Queue) mayStartLocked(t *topic) bool {
-	return t.inAir < q.settings.InAir || t.inAir < q.settings.FullInAir && q.fullLocked(t)
+const (
+	// few messages a request on average leave room for another one: a handful of callers shall not wait for each other.
+	few = 4
+	// meanOver is over how many requests the average goes, about.
+	meanOver = 8
+	// many messages that wait are worth another request. In between one request in the air carries most: with 64 callers two carried a fifth less, at
+	// half the size each; with 256 two are as good or better.
+	many = 48
+)
+
+// mayFlyLocked reports whether a request of t may be under way beside that many others.
+func (q *Queue) mayFlyLocked(t *topic, others int) bool {
+	switch {
+	case others == 0:
+		return true
+	case others < q.settings.InAir:
+		return q.mean < few || t.ready >= many || q.fullLocked(t)
+	default:
+		return others < q.settings.FullInAir && q.fullLocked(t)
+	}
 }
 
 // fullLocked reports whether what waits for t and can go now fills a request.
@@ -191,6 +212,9 @@ func (q *Queue) fullLocked(t *topic) bool {
 	limits := q.producer.Limits()
 	return t.ready >= limits.Messages || t.readyBytes >= int64(limits.Bytes)
 }
+
+// countLocked takes a request of n messages into the average.
+func (q *Queue) countLocked(n int) { q.mean += (float64(n) - q.mean) / meanOver }
 
 func (t *topic) addReady(n int, size int64) {
 	t.ready += n

@@ -71,6 +71,45 @@ func TestRequestsUnderWayAreBoundedPerTopicAndTopicsDoNotWaitForEachOther(t *tes
 	}
 }
 
+func TestAModerateNumberGoesInOneRequestAtATimeAndFewOrManyInTwo(t *testing.T) {
+	for _, c := range []struct{ callers, most, mean int }{{3, 2, 1}, {40, 1, 15}, {200, 2, 50}} {
+		t.Run(fmt.Sprint(c.callers, " callers"), func(t *testing.T) {
+			inTime(t, func(t *testing.T) {
+				g := newRig(t, Settings{Enabled: true})
+				g.p.limits = driver.BatchLimits{Messages: 1000, Bytes: 1 << 20}
+				stop := false // read and written under g.p.mu
+				for caller := range c.callers {
+					g.wg.Go(func() {
+						for i := 0; ; i++ {
+							g.Send(t.Context(), "t", messages(fmt.Sprint(caller, "/", i), 1, 10))
+							g.p.mu.Lock()
+							if caller == 0 && i == 30 { // the average has settled
+								g.p.most, g.p.requests = 0, nil
+							}
+							if caller == 0 && i == 60 && !stop {
+								stop = true
+								n := 0
+								for _, ids := range g.p.requests {
+									n += len(ids)
+								}
+								if mean := n / len(g.p.requests); g.p.most != c.most || mean < c.mean {
+									t.Errorf("%d requests at once, want %d; %d messages each, want %d", g.p.most, c.most, mean, c.mean)
+								}
+							}
+							ended := stop
+							g.p.mu.Unlock()
+							if ended {
+								return
+							}
+						}
+					})
+				}
+				g.wg.Wait()
+			})
+		})
+	}
+}
+
 func TestAWholeRequestDoesNotWaitForASlotButTheRestDoes(t *testing.T) {
 	inTime(t, func(t *testing.T) {
 		g := newRig(t, Settings{Enabled: true, InAir: 1, FullInAir: 3})

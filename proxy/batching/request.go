@@ -37,7 +37,7 @@ func (q *Queue) run(t *topic) {
 	for {
 		q.mu.Lock()
 		var b *batch
-		if t.inAir <= q.settings.InAir || q.fullLocked(t) {
+		if q.mayFlyLocked(t, t.inAir-1) {
 			b = q.gatherLocked(t)
 		}
 		if b == nil {
@@ -85,6 +85,7 @@ func (q *Queue) gatherLocked(t *topic) *batch {
 	}
 	q.waiting -= n
 	q.waitingBytes -= size
+	q.countLocked(n)
 	b.live = len(b.parts)
 	b.ctx, b.cancel = q.batchContext(b.parts)
 	return b
