@@ -72,7 +72,7 @@ type cluster struct {
 func newCluster(d *Driver, key clusterKey, c driver.Connection) *cluster {
 	life, end := context.WithCancel(context.Background())
 	cl := &cluster{
-		driver: d, key: key, wire: wire.New(c, wire.Options{}), allow: c.AllowAddress, periods: d.periods, clocks: newClocks(), life: life, end: end,
+		driver: d, key: key, wire: wire.New(c, wire.Options{ReadBufferBytes: 64 << 10}), allow: c.AllowAddress, periods: d.periods, clocks: newClocks(), life: life, end: end,
 		clientID: "proxy-check-" + uuid.NewString()[:8],
 	}
 	cl.state.topics = make(map[string]*topic)
