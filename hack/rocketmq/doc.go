@@ -14,7 +14,7 @@
 // Administration speaks RocketMQ's remoting protocol directly, some thirty lines of it, because a JVM per question costs
 // about a second. It shares no code with the wire client that it helps to test. Admin runs the real mqadmin for the rest.
 //
-// Options.Join adds a second broker to a running cluster.
+// Options.Join adds a second broker to a running cluster; Options.TLS makes both servers demand encrypted connections, with certificates in Cluster.TLS.
 //
 // Tests use Shared, which starts one cluster for a test binary on first use:
 //
