@@ -249,9 +249,9 @@ func (c *consumer) armHold() {
 	if s.fetches > 0 || s.hold != nil || s.closed || len(s.arrived)+len(s.spare) == 0 || !c.gate.Enter() {
 		return
 	}
-	var timer *time.Timer
-	timer = time.AfterFunc(holdTime, func() { c.onHold(timer) })
-	s.hold = timer
+	s.holds++
+	n := s.holds // not the timer itself: it may fire before AfterFunc has returned it
+	s.hold = time.AfterFunc(holdTime, func() { c.onHold(n) })
 }
 
 // disarmHold stops it. The state is locked.
@@ -262,12 +262,12 @@ func (c *consumer) disarmHold() {
 	c.state.hold = nil
 }
 
-// onHold gives back what nobody has fetched, unless timer was given up while it fired.
-func (c *consumer) onHold(timer *time.Timer) {
+// onHold gives back what nobody has fetched, unless the n-th hold was given up while its timer fired.
+func (c *consumer) onHold(n int) {
 	defer c.gate.Leave()
 	s := &c.state
 	s.Lock()
-	if s.hold != timer || s.closed {
+	if s.hold == nil || s.holds != n || s.closed {
 		s.Unlock()
 		return
 	}

@@ -110,9 +110,10 @@ type polls struct {
 	// spare are decoded messages that the Fetch which decoded them had no credit for.
 	spare      []*driver.Received
 	spareBytes int64
-	// fetches is the number of Fetch calls under way. hold runs while there is something and no Fetch.
+	// fetches is the number of Fetch calls under way. hold runs while there is something and no Fetch; holds numbers them.
 	fetches int
 	hold    *time.Timer
+	holds   int
 	// changed is closed when something came; nil = nobody waits for it.
 	changed chan struct{}
 	// looked is when routes and the group were last looked after; looking: it is under way.
