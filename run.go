@@ -210,7 +210,7 @@ func (h *host) buildDataPlane(uncached client.Client, observed *metrics.Metrics)
 	po := proxy.Options{
 		GRPCAddress: o.grpcAddress, HTTPAddress: o.httpAddress, Registry: h.registry, InsecureSkipAuth: o.insecureSkipAuth,
 		InsecurePlaintext: o.insecurePlaintext, Limits: o.limits, DrainTimeout: o.drainTimeout, OpenAPI: openAPI, Metrics: observed,
-		Log: h.log.WithName("proxy"),
+		Primed: h.controllers.PrimedChannel(), Log: h.log.WithName("proxy"),
 	}
 	if o.tlsCertDir != "" {
 		po.CertFile, po.KeyFile = filepath.Join(o.tlsCertDir, "tls.crt"), filepath.Join(o.tlsCertDir, "tls.key")

@@ -45,6 +45,9 @@ func (c *Controllers) Primed(*http.Request) error {
 	}
 }
 
+// PrimedChannel is closed when Primed has become nil.
+func (c *Controllers) PrimedChannel() <-chan struct{} { return c.primer.done }
+
 // run waits for the caches, then for each object in them. It ends with ctx, or when it is done.
 func (p *primer) run(mgr ctrl.Manager) onEveryHost {
 	return func(ctx context.Context) error {

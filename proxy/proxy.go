@@ -47,6 +47,9 @@ type Options struct {
 	Limits            server.Limits
 	// DrainTimeout bounds the drain of all clients when the host stops; each one's own DrainTimeout may be shorter. 30 s.
 	DrainTimeout time.Duration
+	// Primed, when set, is closed when the clients of the objects that existed at the start have been opened: until then gRPC's health is NOT_SERVING, so
+	// that clients which choose among hosts by it do not come before.
+	Primed <-chan struct{}
 	// OpenAPI is served as /openapi.json; empty = not served.
 	OpenAPI []byte
 	// Metrics may be nil.
@@ -219,10 +222,21 @@ func (p *Proxy) Start(ctx context.Context) error {
 	p.ready.Store(true)
 	p.o.Log.Info("the proxy serves", "grpc", p.grpc.Addr().String(), "http", p.http.Addr().String(), "tls", !p.o.InsecurePlaintext,
 		"authentication", !p.o.InsecureSkipAuth)
+	primed := p.o.Primed
+	if primed == nil {
+		p.server.Welcome()
+	}
 	var err error
-	select {
-	case <-ctx.Done():
-	case err = <-failed:
+	for serves := true; serves; {
+		select {
+		case <-primed:
+			p.server.Welcome()
+			primed = nil // once
+		case <-ctx.Done():
+			serves = false
+		case err = <-failed:
+			serves = false
+		}
 	}
 	p.stop()
 	serving.Wait()

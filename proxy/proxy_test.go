@@ -382,3 +382,21 @@ func TestBothPortsSpeakTLS(t *testing.T) {
 		t.Errorf("the certificate's end is told as %v", end)
 	}
 }
+
+// TestHealthSaysNoUntilWhatExistedIsServed: a host that had just started told gRPC's health checks that it serves, and answered "Starting" to those who believed it.
+func TestHealthSaysNoUntilWhatExistedIsServed(t *testing.T) {
+	primed := make(chan struct{})
+	r := proxytest.New(t, proxytest.Options{Change: func(o *proxy.Options) { o.Primed = primed }})
+	ask := func() healthv1.HealthCheckResponse_ServingStatus {
+		answer, err := healthv1.NewHealthClient(r.Conn).Check(context.Background(), &healthv1.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.GetStatus()
+	}
+	if got := ask(); got != healthv1.HealthCheckResponse_NOT_SERVING {
+		t.Errorf("before the clients are open: %s", got)
+	}
+	close(primed)
+	r.Eventually("health says yes", func() bool { return ask() == healthv1.HealthCheckResponse_SERVING })
+}

@@ -54,10 +54,17 @@ func (s *Server) newGRPC(config *tls.Config) {
 	s.grpc.RegisterService(&consumerService, s)
 	s.health = health.NewServer()
 	healthv1.RegisterHealthServer(s.grpc, s.health)
-	for _, service := range []string{"", producerService.ServiceName, consumerService.ServiceName} {
-		s.health.SetServingStatus(service, healthv1.HealthCheckResponse_SERVING)
-	}
+	s.setHealth(healthv1.HealthCheckResponse_NOT_SERVING)
 	reflection.Register(s.grpc)
+}
+
+// Welcome says to health checks that new calls are welcome; before it, they are answered and not asked for. After Drain it does nothing.
+func (s *Server) Welcome() { s.setHealth(healthv1.HealthCheckResponse_SERVING) }
+
+func (s *Server) setHealth(status healthv1.HealthCheckResponse_ServingStatus) {
+	for _, service := range []string{"", producerService.ServiceName, consumerService.ServiceName} {
+		s.health.SetServingStatus(service, status)
+	}
 }
 
 // The services. The generated descriptors are not used, because their unary handlers read the request before anything of ours runs; see doc.go.
