@@ -68,7 +68,7 @@ func parse(args []string) (options, error) {
 	var o options
 	var drivers string
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.StringVar(&drivers, "driver", "ClientGo", "comma-separated drivers to measure; each has its own aims")
+	flags.StringVar(&drivers, "driver", strings.Join(allDrivers, ","), "comma-separated drivers to measure; each has its own aims")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often each contender runs; the table has the median")
 	flags.DurationVar(&o.window, "window", 4*time.Second, "how long each contender runs in a round")
 	flags.StringVar(&o.write, "write", "", "also write the tables to this file")
