@@ -25,19 +25,18 @@ func (f *traffic) forget(dial func() *grpc.ClientConn) {
 	f.t.Helper()
 	ctx, stop := context.WithCancel(f.t.Context())
 	connection, n := dial(), 0
-	ended := make(chan error, 1)
-	go func() {
-		ended <- load.Receive(ctx, connection, f.ledger, load.ReceiveOptions{
+	f.receives.Go(func() {
+		err := load.Receive(ctx, connection, f.ledger, load.ReceiveOptions{
 			Consumer: load.Object{Namespace: namespace, Name: f.name}, Outstanding: 50,
 			Handle: func(d *proxyv1alpha1.Delivery) bool { n++; return d.GetDeliveryAttempt() > 1 || n%10 != 0 },
 		})
-	}()
-	f.t.Cleanup(func() {
-		stop()
-		if err := <-ended; err != nil {
+		if err != nil {
 			f.t.Errorf("the forgetful receiver: %v", err)
 		}
 	})
+	others := f.stop
+	f.stop = func() { others(); stop() } // finish stops all receivers before it deletes what they read
+	f.t.Cleanup(stop)
 }
 
 // use changes the driver of both objects and waits until it is in effect. A drain of one second leaves deliveries leased.
