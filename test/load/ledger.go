@@ -31,8 +31,11 @@ type Ledger struct {
 type entry struct {
 	hash      uint64
 	sendOK    bool
+	tries     int
 	delivered int
 	ackOK     time.Time
+	// ackUnknown is when a token expired whose ack had had no clear answer.
+	ackUnknown time.Time
 }
 
 // Counts sums up a ledger.
@@ -41,8 +44,12 @@ type Counts struct {
 	Sent, Unknown int
 	// Delivered counts deliveries, Duplicates those beyond the first of each id.
 	Delivered, Duplicates int
-	// Acked counts ids with an ack-ok; AfterAck counts deliveries that began after their ack-ok.
-	Acked, AfterAck int
+	// Acked counts ids with an ack-ok; AfterAck counts deliveries that began after their ack-ok. Again are those of ids that were sent by one
+	// try, so that RocketMQ has them once: nothing but a broken promise (or a broker that was killed) makes them come again.
+	Acked, AfterAck, Again int
+	// AckUnknown counts ids that were delivered, acknowledged without a clear answer (RETRY, or a broken stream) until the token expired, and never came
+	// again: the broker had taken the ack, and only its answer was lost.
+	AckUnknown int
 	// SendRetries and AckRetries count answers that made an application try again; Streams counts streams opened.
 	SendRetries, AckRetries, Streams int
 	// Expired counts acks that came too late by the proxy's word.
@@ -58,7 +65,15 @@ func NewLedger() *Ledger {
 func (l *Ledger) Trying(id string, body []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.entries[id] = &entry{hash: Hash(body)}
+	l.entries[id] = &entry{hash: Hash(body), tries: 1}
+}
+
+// TryingAgain notes that id is sent once more, because what became of the try before is not known.
+func (l *Ledger) TryingAgain(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries[id].tries++
+	l.counts.SendRetries++
 }
 
 // SendOK notes that the proxy acknowledged id to its sender.
@@ -86,6 +101,9 @@ func (l *Ledger) Delivered(id string, body []byte, at time.Time) {
 	}
 	if !e.ackOK.IsZero() && at.After(e.ackOK) {
 		l.counts.AfterAck++
+		if e.tries == 1 {
+			l.counts.Again++
+		}
 	}
 	e.delivered++
 }
@@ -99,6 +117,15 @@ func (l *Ledger) AckOK(id string) {
 		l.counts.Acked++
 		close(l.changed)
 		l.changed = make(chan struct{})
+	}
+}
+
+// AckUnknown notes that the ack of id had no clear answer until its token expired. Either the broker took it, or the message comes again.
+func (l *Ledger) AckUnknown(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := l.entries[id]; e != nil {
+		e.ackUnknown = time.Now()
 	}
 }
 
@@ -126,17 +153,24 @@ func (l *Ledger) Counts() Counts {
 		} else {
 			c.Unknown++
 		}
+		if !e.ackUnknown.IsZero() && e.ackOK.IsZero() {
+			c.AckUnknown++
+		}
 	}
 	return c
 }
 
-// Missing answers how many messages were acknowledged to a sender and have no ack-ok, and a channel that is closed at the next ack-ok.
+// comesAgainWithin is more than an expired message takes to come again: POP's 2 to 3 s, and the time of a broker that catches up.
+const comesAgainWithin = 20 * time.Second
+
+// Missing answers how many messages were acknowledged to a sender and have no ack-ok, and a channel that is closed at the next ack-ok. A message whose ack had
+// no clear answer counts until it had the time to come again.
 func (l *Ledger) Missing() (int, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
 	for _, e := range l.entries {
-		if e.sendOK && e.ackOK.IsZero() {
+		if e.sendOK && e.ackOK.IsZero() && (e.ackUnknown.IsZero() || time.Since(e.ackUnknown) < comesAgainWithin) {
 			n++
 		}
 	}
