@@ -16,23 +16,36 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	_ "google.golang.org/grpc/health" // the client side of health checks
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 )
 
 // TLS trusts the operator's certificate.
 func (op *Operator) TLS() (*tls.Config, error) {
-	ca, err := os.ReadFile(filepath.Join(op.Dir, "tls.crt"))
-	if err != nil {
+	pool := x509.NewCertPool()
+	if err := op.trust(pool); err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(ca) {
-		return nil, errors.New("tls.crt holds no certificate")
-	}
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, nil
+}
+
+// trust adds the operator's certificate to pool.
+func (op *Operator) trust(pool *x509.CertPool) error {
+	ca, err := os.ReadFile(filepath.Join(op.Dir, "tls.crt"))
+	if err != nil {
+		return err
+	}
+	if !pool.AppendCertsFromPEM(ca) {
+		return errors.New("tls.crt holds no certificate")
+	}
+	return nil
 }
 
 // Dial connects to the data plane; every call carries token. The caller closes the connection.
@@ -52,6 +65,25 @@ func (op *Operator) DialAt(address, token string, options ...grpc.DialOption) (*
 	}
 	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(bearer{token: token, plaintext: op.plaintext}))
 	return grpc.NewClient(address, options...)
+}
+
+// DialHosts makes one connection to several operators, as a Service in front of them would: calls and streams go in turns to those that are healthy. The
+// caller closes it.
+func DialHosts(token string, hosts ...*Operator) (*grpc.ClientConn, error) {
+	pool, several := x509.NewCertPool(), manual.NewBuilderWithScheme("hosts")
+	var addresses []resolver.Address
+	for _, host := range hosts {
+		if err := host.trust(pool); err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, resolver.Address{Addr: Loopback(host.Ports.GRPC)})
+	}
+	several.InitialState(resolver.State{Addresses: addresses})
+	return grpc.NewClient(several.Scheme()+":///operator", grpc.WithResolvers(several), grpc.WithAuthority("localhost"),
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}],"healthCheckConfig":{"serviceName":""}}`),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}}),
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12})),
+		grpc.WithPerRPCCredentials(bearer{token: token}))
 }
 
 // bearer puts a token on each call; over TLS only, unless the operator itself serves loopback without.
