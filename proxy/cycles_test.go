@@ -16,6 +16,15 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
+// world is a proxy with one RocketMQ.
+type world struct {
+	*proxytest.Rig
+	// topic is the topic of the objects called name; it exists.
+	topic func(name string) string
+	// forget removes what RocketMQ itself keeps for them.
+	forget func(name string)
+}
+
 // size is what a process must come back to.
 type size struct {
 	goroutines, files int
@@ -40,31 +49,36 @@ func measure(t *testing.T, r *proxytest.Rig) size {
 // TestD11AThousandLivesAndTenThousandStreamsLeaveNothing is tests.md D11 on the memory driver: create, use and delete objects, open and close streams,
 // and be as large as before.
 func TestD11AThousandLivesAndTenThousandStreamsLeaveNothing(t *testing.T) {
-	r := proxytest.New(t, proxytest.Options{})
+	r := world{Rig: proxytest.New(t, proxytest.Options{})}
+	r.topic = func(name string) string { return name }
+	r.forget = func(name string) {
+		r.Broker.DeleteGroup("", proxytest.Namespace+"_"+name)
+		r.Broker.DeleteTopic("", name)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	cycles(ctx, t, r, "warm", 100)
 	// As many at once as later: the runtime keeps a descriptor for each goroutine of the peak.
 	streams(ctx, t, r, "warm-streams", 3000)
-	before := measure(t, r)
+	before := measure(t, r.Rig)
 
 	cycles(ctx, t, r, "c", 1000)
 	streams(ctx, t, r, "streams", 10000)
 	var after size
 	defer func() { t.Logf("before %+v, after %+v", before, after) }()
 	r.Eventually("goroutines, descriptors and heap are back within 1 % and a constant", func() bool {
-		after = measure(t, r)
+		after = measure(t, r.Rig)
 		return after.goroutines <= before.goroutines+before.goroutines/100+2 && after.files <= before.files+before.files/100+2 &&
 			after.heap <= before.heap+before.heap/100+2<<20
 	})
 }
 
 // cycles runs n lives of a Producer and a Consumer, four at a time: create, send, receive, acknowledge, delete.
-func cycles(ctx context.Context, t *testing.T, r *proxytest.Rig, prefix string, n int) {
+func cycles(ctx context.Context, t *testing.T, r world, prefix string, n int) {
 	t.Helper()
 	inTurns(4, n, func(i int) {
 		name := fmt.Sprintf("%s-%d", prefix, i)
-		producer, consumer := r.AddProducer(name, name), r.AddConsumer(name, name)
+		producer, consumer := r.AddProducer(name, r.topic(name)), r.AddConsumer(name, r.topic(name))
 		r.Send(name, "hello")
 		receiveOne(ctx, t, r, name)
 		remove(r, name, producer, consumer)
@@ -73,9 +87,9 @@ func cycles(ctx context.Context, t *testing.T, r *proxytest.Rig, prefix string, 
 
 // streams opens and closes n streams of one Consumer, sixteen at a time. It has no messages: one that is given to a stream which closes at once stays
 // leased to its deadline, as promised.
-func streams(ctx context.Context, t *testing.T, r *proxytest.Rig, name string, n int) {
+func streams(ctx context.Context, t *testing.T, r world, name string, n int) {
 	t.Helper()
-	consumer := r.AddConsumer(name, name)
+	consumer := r.AddConsumer(name, r.topic(name))
 	inTurns(16, n, func(i int) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -92,17 +106,16 @@ func streams(ctx context.Context, t *testing.T, r *proxytest.Rig, name string, n
 }
 
 // remove deletes objects, and then what RocketMQ itself keeps of the group and the topic called name.
-func remove(r *proxytest.Rig, name string, keys ...registry.Key) {
+func remove(r world, name string, keys ...registry.Key) {
 	for _, key := range keys {
 		r.Eventually(key.String()+" is released", func() bool { done, _ := r.Registry.Release(key, "test"); return done })
 		r.Registry.Forget(key)
 	}
-	r.Broker.DeleteGroup("", proxytest.Namespace+"_"+name)
-	r.Broker.DeleteTopic("", name)
+	r.forget(name)
 }
 
 // receiveOne takes and acknowledges one message by a stream of its own.
-func receiveOne(ctx context.Context, t *testing.T, r *proxytest.Rig, consumer string) {
+func receiveOne(ctx context.Context, t *testing.T, r world, consumer string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := r.Consumers().Receive(ctx)

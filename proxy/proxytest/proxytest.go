@@ -63,6 +63,9 @@ type Options struct {
 	Drivers []driver.Driver
 	// LeavesGoroutines: a driver's library leaves some behind, so nobody looks for them at the end.
 	LeavesGoroutines bool
+	// Driver, when set, is one more, and the one of AddProducer and AddConsumer, with Connection.
+	Driver     driver.Driver
+	Connection driver.Connection
 	// Change, when set, edits the proxy's options last.
 	Change func(*proxy.Options)
 }
@@ -77,12 +80,14 @@ type Rig struct {
 	Gatherer *prometheus.Registry
 	Log      *Log
 	// Conn is a connection without credentials; Token adds them to a context.
-	Conn     *grpc.ClientConn
-	HTTP     string
-	client   *http.Client
-	stop     func()
-	objects  atomic.Int64
-	stopOnce sync.Once
+	Conn       *grpc.ClientConn
+	HTTP       string
+	driver     string
+	connection driver.Connection
+	client     *http.Client
+	stop       func()
+	objects    atomic.Int64
+	stopOnce   sync.Once
 }
 
 // New starts a proxy. The test's end stops it and looks for goroutines.
@@ -91,7 +96,12 @@ func New(t testing.TB, o Options) *Rig {
 	if before := goleak.IgnoreCurrent(); !o.LeavesGoroutines {
 		t.Cleanup(func() { goleak.VerifyNone(t, before) })
 	}
-	r := &Rig{T: t, Broker: memory.NewBroker(o.Broker), Gatherer: prometheus.NewRegistry(), Log: &Log{}}
+	r := &Rig{
+		T: t, Broker: memory.NewBroker(o.Broker), Gatherer: prometheus.NewRegistry(), Log: &Log{}, driver: memory.Name, connection: Connection(),
+	}
+	if o.Driver != nil {
+		r.driver, r.connection, o.Drivers = o.Driver.Name(), o.Connection, append(o.Drivers, o.Driver)
+	}
 	log := funcr.New(r.Log.add, funcr.Options{})
 	var err error
 	if r.Metrics, err = metrics.New(r.Gatherer, metrics.Build{Version: "test", Commit: "none"}); err != nil {
@@ -208,7 +218,7 @@ func ConsumerSpec(topics ...string) *registry.ConsumerSpec {
 func (r *Rig) Acquire(name string, change func(*registry.Spec)) registry.Key {
 	r.T.Helper()
 	spec := registry.Spec{
-		Namespace: Namespace, Name: name, Generation: 1, Created: time.Now(), Driver: memory.Name, Group: Namespace + "_" + name,
+		Namespace: Namespace, Name: name, Generation: 1, Created: time.Now(), Driver: r.driver, Group: Namespace + "_" + name,
 		DrainTimeout: 5 * time.Second, Confirm: func(context.Context) error { return nil },
 	}
 	change(&spec)
@@ -240,13 +250,19 @@ func (r *Rig) Running(key registry.Key) registry.Key {
 // AddProducer makes a Producer of these topics run.
 func (r *Rig) AddProducer(name string, topics ...string) registry.Key {
 	r.T.Helper()
-	return r.Running(r.Acquire(name, func(s *registry.Spec) { s.Producer = ProducerSpec(topics...) }))
+	return r.Running(r.Acquire(name, func(s *registry.Spec) {
+		s.Producer = ProducerSpec(topics...)
+		s.Producer.Config.Connection = r.connection
+	}))
 }
 
 // AddConsumer makes a Consumer of these topics run.
 func (r *Rig) AddConsumer(name string, topics ...string) registry.Key {
 	r.T.Helper()
-	return r.Running(r.Acquire(name, func(s *registry.Spec) { s.Consumer = ConsumerSpec(topics...) }))
+	return r.Running(r.Acquire(name, func(s *registry.Spec) {
+		s.Consumer = ConsumerSpec(topics...)
+		s.Consumer.Config.Connection = r.connection
+	}))
 }
 
 // Send stores texts through a Producer with one topic.
