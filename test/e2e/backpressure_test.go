@@ -23,9 +23,14 @@ func TestSeedReport_AFullChannelDropsNoMessage(t *testing.T) {
 	if long() {
 		silent, deadline = 150*time.Second, 60*time.Second
 	}
+	onDrivers(t, func(t *testing.T, driver string) { aSilentReceiver(t, c, driver, silent, deadline) })
+}
+
+func aSilentReceiver(t *testing.T, c *cluster, driver string, silent, deadline time.Duration) {
+	t.Helper()
 	op := c.operator(t, localenv.OperatorOptions{})
 	topic, name := c.topic(t, 8), unique(t)
-	c.apply(t, producer(name, topic), consumer(name, "g_"+name, topic, "maxInFlight: 10", "ackDeadlineSeconds: "+seconds(deadline)))
+	c.apply(t, producer(name, topic), consumer(name, "g_"+name, topic, "driver: "+driver, "maxInFlight: 10", "ackDeadlineSeconds: "+seconds(deadline)))
 	c.waitReady(t, "rmqp/"+name, "rmqc/"+name)
 	ledger, object := load.NewLedger(), load.Object{Namespace: namespace, Name: name}
 	must(t, load.Send(t.Context(), c.dial(t, op), ledger, load.SendOptions{Producer: object, Prefix: name, Messages: 1000, Callers: 16, Bytes: 1024}))

@@ -20,12 +20,18 @@ import (
 
 // traffic is one Producer, one Consumer and the applications on them.
 type traffic struct {
-	t        *testing.T
-	c        *cluster
-	op       *localenv.Operator
-	name     string
-	topic    string
-	ledger   *load.Ledger
+	t      *testing.T
+	c      *cluster
+	op     *localenv.Operator
+	name   string
+	topic  string
+	ledger *load.Ledger
+	// senders send over connection; nil = one to op.
+	connection *grpc.ClientConn
+	// driver of both objects; empty = Auto, which is Remoting here.
+	driver string
+	// window is the Consumer's maxInFlight; empty = the default.
+	window   string
 	receives sync.WaitGroup
 	stop     context.CancelFunc
 	failed   chan error
@@ -45,10 +51,26 @@ func newTraffic(t *testing.T, c *cluster, op *localenv.Operator, streams int, di
 	return f
 }
 
+// newTrafficOn is newTraffic with a driver, three streams, each on a connection of its own.
+func newTrafficOn(t *testing.T, c *cluster, op *localenv.Operator, driver string) *traffic {
+	t.Helper()
+	f := planTraffic(t, c, op)
+	f.driver = driver
+	f.begin(3, func() *grpc.ClientConn { return c.dial(t, op) })
+	return f
+}
+
 // apply applies both objects; extra lines belong to both specs.
 func (f *traffic) apply(extra ...string) {
 	f.t.Helper()
-	f.c.apply(f.t, producer(f.name, f.topic, extra...), consumer(f.name, "g_"+f.name, f.topic, append([]string{"ackDeadlineSeconds: 10"}, extra...)...))
+	if f.driver != "" {
+		extra = append(extra, "driver: "+f.driver)
+	}
+	receives := append([]string{"ackDeadlineSeconds: 10"}, extra...)
+	if f.window != "" {
+		receives = append(receives, "maxInFlight: "+f.window)
+	}
+	f.c.apply(f.t, producer(f.name, f.topic, extra...), consumer(f.name, "g_"+f.name, f.topic, receives...))
 }
 
 func (f *traffic) begin(streams int, dial func() *grpc.ClientConn, extra ...string) {
@@ -56,16 +78,33 @@ func (f *traffic) begin(streams int, dial func() *grpc.ClientConn, extra ...stri
 	f.apply(extra...)
 	f.c.waitReady(f.t, f.objects()...)
 	ctx, stop := context.WithCancel(f.t.Context())
-	f.stop, f.failed = stop, make(chan error, streams)
+	f.stop, f.failed = stop, make(chan error, 1)
 	for range streams {
-		connection := dial()
-		f.receives.Go(func() {
-			if err := load.Receive(ctx, connection, f.ledger, load.ReceiveOptions{Consumer: load.Object{Namespace: namespace, Name: f.name}, Outstanding: 100}); err != nil {
-				f.failed <- err
-			}
-		})
+		f.receive(ctx, load.Receive, dial())
 	}
 	f.t.Cleanup(func() { stop(); f.receives.Wait() })
+}
+
+// receive starts a receiver: load.Receive or load.Pull.
+func (f *traffic) receive(ctx context.Context, how func(context.Context, *grpc.ClientConn, *load.Ledger, load.ReceiveOptions) error, connection *grpc.ClientConn) {
+	f.receives.Go(func() {
+		err := how(ctx, connection, f.ledger, load.ReceiveOptions{Consumer: load.Object{Namespace: namespace, Name: f.name}, Outstanding: 100})
+		if err != nil {
+			select {
+			case f.failed <- err:
+			default: // the first one is told
+			}
+		}
+	})
+}
+
+// sender is the senders' connection.
+func (f *traffic) sender() *grpc.ClientConn {
+	f.t.Helper()
+	if f.connection == nil {
+		f.connection = f.c.dial(f.t, f.op)
+	}
+	return f.connection
 }
 
 func (f *traffic) objects() []string { return []string{"rmqp/" + f.name, "rmqc/" + f.name} }
@@ -75,7 +114,7 @@ func (f *traffic) send(messages, callers int, pause time.Duration) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Minute)
 	defer cancel()
-	must(f.t, load.Send(ctx, f.c.dial(f.t, f.op), f.ledger, f.sends(messages, callers, pause)))
+	must(f.t, load.Send(ctx, f.sender(), f.ledger, f.sends(messages, callers, pause)))
 }
 
 func (f *traffic) sends(messages, callers int, pause time.Duration) load.SendOptions {
@@ -88,7 +127,7 @@ func (f *traffic) sends(messages, callers int, pause time.Duration) load.SendOpt
 // for good. It may be called once only.
 func (f *traffic) sendInBackground(o load.SendOptions) (finish func()) {
 	f.t.Helper()
-	connection := f.c.dial(f.t, f.op)
+	connection := f.sender()
 	ctx, cancel := context.WithCancel(f.t.Context()) // a soak takes a day
 	ended := make(chan error, 1)
 	o.Enough = make(chan struct{})
@@ -140,15 +179,17 @@ func (f *traffic) finish() load.Counts {
 func TestEverySendOKIsAckedAndHashesAreEqual(t *testing.T) {
 	c := start(t)
 	op := c.operator(t, localenv.OperatorOptions{})
-	f := newTraffic(t, c, op, 3, func() *grpc.ClientConn { return c.dial(t, op) })
-	f.send(20000, 64, 0)
-	counts := f.finish()
-	if counts.Sent != 20000 || counts.Acked != 20000 {
-		t.Errorf("sent %d, acked %d of 20000", counts.Sent, counts.Acked)
-	}
-	if counts.Duplicates != 0 {
-		t.Errorf("%d duplicates without a fault", counts.Duplicates)
-	}
+	onDrivers(t, func(t *testing.T, driver string) {
+		f := newTrafficOn(t, c, op, driver)
+		f.send(20000, 64, 0)
+		counts := f.finish()
+		if counts.Sent != 20000 || counts.Acked != 20000 {
+			t.Errorf("sent %d, acked %d of 20000", counts.Sent, counts.Acked)
+		}
+		if counts.Duplicates != 0 {
+			t.Errorf("%d duplicates without a fault", counts.Duplicates)
+		}
+	})
 }
 
 func TestNothingAcknowledgedIsLostWhenTheBrokerIsKilledAndStarted(t *testing.T) {

@@ -8,13 +8,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +53,14 @@ func TestMain(m *testing.M) {
 
 // long reports whether the full sizes run.
 func long() bool { return os.Getenv("LONG") == "1" }
+
+// onDrivers runs a test on each driver for real brokers.
+func onDrivers(t *testing.T, test func(t *testing.T, driver string)) {
+	t.Helper()
+	for _, driver := range []string{"Remoting", "ClientGo"} {
+		t.Run(driver, func(t *testing.T) { test(t, driver) })
+	}
+}
 
 // start returns the shared cluster, started on first use.
 func start(t *testing.T) *cluster {
@@ -338,34 +344,4 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// residentBytes is the process's resident memory.
-func residentBytes(pid int) (int64, error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(content))
-	if len(fields) < 2 {
-		return 0, errors.New("statm has no second field")
-	}
-	pages, err := strconv.ParseInt(fields[1], 10, 64)
-	return pages * int64(os.Getpagesize()), err
-}
-
-// descriptors counts the process's open files of a kind ("socket:" or everything with "").
-func descriptors(pid int, kind string) (int, error) {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for _, entry := range entries {
-		if target, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil && strings.HasPrefix(target, kind) {
-			n++
-		}
-	}
-	return n, nil
 }

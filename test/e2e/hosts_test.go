@@ -30,14 +30,15 @@ func TestAfterEachKillOfTheOperatorTheBrokerListsOneClientPerLiveObject(t *testi
 	op := c.operator(t, options, "connection refused")
 	options.Ports = op.Ports
 	name, topic := unique(t), c.topic(t, 4)
-	c.apply(t, producer(name, topic), consumer(name, "g_"+name, topic))
+	const library = "driver: ClientGo" // Remoting's clients are no members that a broker lists; for them see TestTwoHosts...
+	c.apply(t, producer(name, topic, library), consumer(name, "g_"+name, topic, library))
 	c.waitReady(t, "rmqp/"+name, "rmqc/"+name)
 	var longest time.Duration
 	for kill := range kills {
 		other := fmt.Sprintf("%s-%d", name, kill)
 		pair := []string{"rmqp/" + other, "rmqc/" + other}
 		dying := kill%2 == 1
-		c.apply(t, producer(other, topic), consumer(other, "g_"+other, topic))
+		c.apply(t, producer(other, topic, library), consumer(other, "g_"+other, topic, library))
 		if dying {
 			c.waitReady(t, pair...)
 			must(t, c.control.Kubectl(t.Context(), discard{}, append([]string{"delete", "-n", namespace, "--wait=false"}, pair...)...))
