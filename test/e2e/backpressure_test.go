@@ -23,12 +23,12 @@ func TestSeedReport_AFullChannelDropsNoMessage(t *testing.T) {
 	if long() {
 		silent, deadline = 150*time.Second, 60*time.Second
 	}
-	onDrivers(t, func(t *testing.T, driver string) { aSilentReceiver(t, c, driver, silent, deadline) })
+	op := c.operator(t, localenv.OperatorOptions{})
+	onDriversAtOnce(t, func(t *testing.T, driver string) { aSilentReceiver(t, c, op, driver, silent, deadline) })
 }
 
-func aSilentReceiver(t *testing.T, c *cluster, driver string, silent, deadline time.Duration) {
+func aSilentReceiver(t *testing.T, c *cluster, op *localenv.Operator, driver string, silent, deadline time.Duration) {
 	t.Helper()
-	op := c.operator(t, localenv.OperatorOptions{})
 	topic, name := c.topic(t, 8), unique(t)
 	c.apply(t, producer(name, topic), consumer(name, "g_"+name, topic, "driver: "+driver, "maxInFlight: 10", "ackDeadlineSeconds: "+seconds(deadline)))
 	c.waitReady(t, "rmqp/"+name, "rmqc/"+name)

@@ -113,7 +113,7 @@ func (f *traffic) awaitRefused(secrets ...rocketmq.Credentials) {
 func TestCredentialsThatAreRotatedUnderLoadLoseNothing(t *testing.T) {
 	c := withACL(t)
 	op := c.operator(t, localenv.OperatorOptions{})
-	onDrivers(t, func(t *testing.T, driver string) { rotated(t, c, op, driver) })
+	onDriversAtOnce(t, func(t *testing.T, driver string) { rotated(t, c, op, driver) })
 }
 
 func rotated(t *testing.T, c *cluster, op *localenv.Operator, driver string) {

@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
-
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/test/load"
@@ -60,33 +58,6 @@ func TestADeleteEndsWhileTheBrokerIsDown(t *testing.T) {
 	if took > drain+10*time.Second {
 		t.Errorf("the delete took %s, more than the drain time-out and 10 s", took)
 	}
-}
-
-// TestNothingIsLostWhileTheBrokerIsFrozen stops the broker's process for a while (SIGSTOP): connections live, nothing answers.
-func TestNothingIsLostWhileTheBrokerIsFrozen(t *testing.T) {
-	c := start(t)
-	frozen := 8 * time.Second
-	if long() {
-		frozen = 20 * time.Second
-	}
-	op := c.operator(t, localenv.OperatorOptions{})
-	f := newTraffic(t, c, op, 3, func() *grpc.ClientConn { return c.dial(t, op) })
-	finish := f.sendInBackground(f.sends(math.MaxInt, 32, 5*time.Millisecond))
-	f.awaitAcked(1000)
-	must(t, c.broker.PauseBroker())
-	resumed := false
-	defer func() {
-		if !resumed { // a frozen broker would hang all tests after this one
-			_ = c.broker.ResumeBroker()
-		}
-	}()
-	time.Sleep(frozen) // the outage's length is the test's parameter
-	must(t, c.broker.ResumeBroker())
-	resumed = true
-	f.awaitAcked(2000)
-	finish()
-	counts := f.finish()
-	t.Logf("broker frozen for %s: %d duplicates, %d sends retried", frozen, counts.Duplicates, counts.SendRetries)
 }
 
 // awaitAcked waits until so many more messages have been acknowledged.

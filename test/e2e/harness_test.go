@@ -62,6 +62,15 @@ func onDrivers(t *testing.T, test func(t *testing.T, driver string)) {
 	}
 }
 
+// onDriversAtOnce is onDrivers for tests that mostly wait. What they share belongs to the test that calls it, which ends after them.
+func onDriversAtOnce(t *testing.T, test func(t *testing.T, driver string)) {
+	t.Helper()
+	onDrivers(t, func(t *testing.T, driver string) {
+		t.Parallel()
+		test(t, driver)
+	})
+}
+
 // start returns the shared cluster, started on first use.
 func start(t *testing.T) *cluster {
 	t.Helper()
