@@ -186,16 +186,20 @@ func (s *soak) disturb(d disturbance, messages int) {
 	began := time.Now()
 	must(s.t, d.do(s.t.Context(), s))
 	over := time.Now()
-	for _, f := range s.loads {
-		before := f.ledger.Counts().Acked
-		eventually(s.t, 90*time.Second, "messages flow again after: "+d.name, func() error {
-			if now := f.ledger.Counts().Acked; now < before+messages {
-				return fmt.Errorf("%d acknowledged since", now-before)
+	s.t.Logf("%s for %s", d.name, over.Sub(began).Round(time.Millisecond))
+	before := make([]int, len(s.loads))
+	for i, f := range s.loads {
+		before[i] = f.ledger.Counts().Acked
+	}
+	for i, f := range s.loads {
+		eventually(s.t, 90*time.Second, "messages flow again on "+f.driver+" after: "+d.name, func() error {
+			if now := f.ledger.Counts().Acked; now < before[i]+messages {
+				return fmt.Errorf("%d acknowledged since", now-before[i])
 			}
 			return nil
 		})
+		s.t.Logf("messages flow again on %s %s later", f.driver, time.Since(over).Round(time.Millisecond))
 	}
-	s.t.Logf("%s for %s; messages flow again %s later", d.name, over.Sub(began).Round(time.Millisecond), time.Since(over).Round(time.Millisecond))
 }
 
 // end ends the senders, and demands that everything is there at the latest two ack deadlines after that.
