@@ -235,7 +235,9 @@ func TestAcksEndWhenTheConsumerCloses(t *testing.T) {
 
 func TestOnlyTheLastAcksAreRemembered(t *testing.T) {
 	var r recentAcks
-	at := func(i int) *lease { return &lease{source: 1, pop: wire.PopHandle{Broker: "b", Offset: int64(i), PopTime: 1}} }
+	at := func(i int) *lease {
+		return &lease{source: 1, pop: wire.PopHandle{Broker: "b", Offset: int64(i), PopTime: 1}}
+	}
 	for i := range 3 * recentMost {
 		r.add(at(i))
 	}

@@ -206,7 +206,9 @@ func TestTheAccountOfPollsHolds(t *testing.T) {
 
 func TestAnswersAreJudged(t *testing.T) {
 	m, q := &poll{pair: &pair{broker: "b"}, kind: short}, &poll{pair: &pair{broker: "b"}, kind: question}
-	answer := func(code int, fields map[string]string) *wire.Command { return &wire.Command{Code: code, Fields: fields} }
+	answer := func(code int, fields map[string]string) *wire.Command {
+		return &wire.Command{Code: code, Fields: fields}
+	}
 	for _, c := range []struct {
 		name        string
 		m           *poll
