@@ -38,6 +38,9 @@ func (c *consumer) DeadLetter(ctx context.Context, m *driver.Received, reason st
 	return nil
 }
 
+// compressLetters is the size above which dead letters are compressed, RocketMQ's own default.
+const compressLetters = 4 << 10
+
 // letter is the copy for the retry topic.
 func (c *consumer) letter(m *driver.Received, l *lease, reason string) wire.Outgoing {
 	properties := driver.StoredProperties(&m.Message)
@@ -51,6 +54,9 @@ func (c *consumer) letter(m *driver.Received, l *lease, reason string) wire.Outg
 		}
 	}
 	body, compressed := m.Body, 0
+	if len(body) > compressLetters {
+		body, compressed = wire.Compress(body) // it may have come so, and be larger than brokers take otherwise
+	}
 	return wire.Outgoing{
 		ProducerGroup: c.group, Topic: wire.RetryTopic(c.group), Queue: 0, Broker: l.pop.Broker, Properties: properties, Body: body, SysFlag: compressed,
 		BornTime: m.BornTime, Reconsumed: m.Attempt + 1, MaxReconsume: m.Attempt,

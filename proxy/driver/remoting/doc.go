@@ -21,6 +21,33 @@
 // true. Brokers that fail or are slow are avoided for 0.5 s, doubled with each failure up to 30 s; then one request tries them. When all are avoided
 // the one whose time ends first is asked all the same.
 //
+// The way of a message back:
+//
+//	Fetch (fetch.go) -> plan (polls.go): pops against the receivers' credit less what is in the air -> an answer is put into arrived by the connection's
+//	reader -> decoded in Fetch's goroutine (receive.go) -> its handle (handle.go) says all that any host needs to acknowledge it
+//	Ack (ack.go) -> gathered with the acks of other calls into BATCH_ACK, two requests in the air per group and broker -> judged by the broker's clock
+//	Extend, Nack, GiveBack (lease.go) -> a new invisible time; DeadLetter (deadletter.go) -> a copy to the dead-letter topic, then an ack
+//
+// A Consumer has one lock (polls), held for computing only, and no goroutine: those that wait are the callers' own. The polls of a pair (a topic on a
+// broker) are: one long poll while it is quiet; up to 16 pops at once while the broker says that it has more; only questions whether there is something
+// while the credit is too small for a long poll on each pair. Polls that outlive a Fetch are adopted by the next one. What comes when none does is
+// given back, uncounted, after a second. While nobody fetches there is no poll, no timer and no heartbeat; routes, members of the group and its
+// existence are looked after (look.go) in a short goroutine now and then while somebody does.
+//
+// What a broker of 5.5.0 does, seen, and what follows from it here:
+//
+//	code 0 says nothing about the effect of an ack; a lease's end by the  an ack is asked and answered for inside the lease only, by an estimate of
+//	broker's clock is the only truth                                      each broker's clock (clock.go); pop answers and changes show it
+//	a lease that ended is delivered again 2 to 3 s later; until then a     a change that came too late is undone (changed in lease.go); delays are asked
+//	change still has an effect                                            for 2 s shorter (revive)
+//	a change after an ack delivers again                                  refused for the last acks of this process; the window refuses the others
+//	a pop without an answer code of its own: 210 with restNum > 0 means   tried again after a pause that grows (landed in polls.go)
+//	that the queues are locked by other pops
+//	initMode 1 skips or repeats                                           positions are written when a group is made (start.go); pops use 0 always
+//	a plain pop of %RETRY%group stops redelivery for all groups            it is popped in order (source in consumer.go)
+//	long polls whose connection is closed take nothing                    Close closes the connections at once (Close in consumer.go)
+//	brokers move the group's position at the pop                          lag is what nobody has leased (lag.go)
+//
 // If you debug a Producer that is not Ready, read producer.go and proof/; one that is Ready and fails: avoid.go and routes.go; a goroutine that
-// stays: cluster.go.
+// stays: cluster.go; a Consumer that gets nothing: plan in polls.go; a message that comes again: left in handle.go.
 package remoting

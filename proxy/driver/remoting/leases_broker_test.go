@@ -19,7 +19,7 @@ func TestALongPollShowsTheBrokersTimeOfItsAnswer(t *testing.T) {
 	h := newHarness(t, shared.Cluster(t))
 	t.Parallel()
 	p, c, topic := h.stream(t, 1)
-	c.clocks = newClocks() // what opening has heard does not count
+	c.forgetClocks(0)
 	waiting := time.AfterFunc(3*time.Second, func() { send(t, p, topic, 1) })
 	defer waiting.Stop()
 	r := receive(t, c, 1, time.Minute)[0]
@@ -34,12 +34,22 @@ func TestALongPollShowsTheBrokersTimeOfItsAnswer(t *testing.T) {
 	acknowledge(t, c, r)
 }
 
-// behind makes c believe that the broker's clock is d earlier than it is, so that it asks where it would have refused.
-func (c *consumer) behind(d time.Duration) {
-	c.clocks = newClocks()
-	now := time.Now()
+// forgetClocks makes c know nothing of brokers' clocks, and then believe that they are d earlier than they are, so that it asks where it would have refused.
+func (c *consumer) forgetClocks(d time.Duration) {
+	c.state.Lock()
+	var brokers []string
 	for _, p := range c.state.pairs {
-		c.clocks.heard(p.broker, now.Add(-d).UnixMilli(), now, now)
+		brokers = append(brokers, p.broker)
+	}
+	c.state.Unlock()
+	c.clocks.mu.Lock()
+	clear(c.clocks.brokers)
+	c.clocks.mu.Unlock()
+	now := time.Now()
+	for _, broker := range brokers {
+		if d > 0 {
+			c.clocks.heard(broker, now.Add(-d).UnixMilli(), now, now)
+		}
 	}
 }
 
@@ -51,7 +61,7 @@ func TestAnExtensionAfterTheEndIsUndone(t *testing.T) {
 	send(t, p, topic, 1)
 	r := receive(t, c, 1, 2*time.Second)[0]
 	time.Sleep(time.Until(r.Deadline) + 500*time.Millisecond)
-	c.behind(time.Minute)
+	c.forgetClocks(time.Minute)
 	_, _, err := c.Extend(within(t, 5*time.Second), r.Handle, time.Hour)
 	wantReason(t, "an extension half a second after the end", err, driver.LeaseExpired)
 	again := receive(t, c, 1, time.Minute)[0]

@@ -242,7 +242,10 @@ func (b *budget) pop(p *pair, kind pollKind, n int) {
 
 // wakeAt is when something is due that no answer tells; zero = nothing.
 func (s *polls) wakeAt(now time.Time) time.Time {
-	at := s.looked.Add(lookEvery)
+	at := now.Add(lookEvery)
+	if !s.looking {
+		at = s.looked.Add(lookEvery)
+	}
 	for _, p := range s.pairs {
 		if p.gone {
 			continue

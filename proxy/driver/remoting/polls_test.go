@@ -103,6 +103,14 @@ func TestABrokerInTroubleIsLeftAloneForAWhileAndTheOthersAreNot(t *testing.T) {
 	}
 }
 
+func TestALookThatHangsIsNoBusyLoop(t *testing.T) {
+	s, now := pairsOf(1), time.Now()
+	s.looking, s.looked = true, time.Time{} // an answer has failed meanwhile
+	if at := s.wakeAt(now); !at.After(now) {
+		t.Errorf("Fetch would look again %v ago", now.Sub(at))
+	}
+}
+
 func TestAnAnswerWithoutMessagesThatPromisesSomeIsNoBusyLoop(t *testing.T) {
 	for name, o := range map[string]outcome{"more": {more: true}, "nothing": {}} {
 		s, now := pairsOf(1), time.Now()

@@ -245,15 +245,17 @@ func TestGarbageInAnswersEndsNothingAndIsTold(t *testing.T) {
 	huge := append([]byte(nil), message...)
 	binary.BigEndian.PutUint32(huge, 0x7fffffff)
 	for name, reply := range map[string]func() *wire.Command{
-		"a body of rubbish":             func() *wire.Command { return good([]byte("rubbish")) },
-		"a message that is cut":         func() *wire.Command { return good(message[:len(message)/2]) },
-		"a message of a huge length":    func() *wire.Command { return good(huge) },
-		"no fields":                     func() *wire.Command { return &wire.Command{Body: message} },
-		"a pop time that is none":       func() *wire.Command { return good(message, "popTime", "soon") },
-		"a negative invisible time":     func() *wire.Command { return good(message, "invisibleTime", "-9223372036854775808") },
-		"start offsets that are none":   func() *wire.Command { return good(message, "startOffsetInfo", ";;;") },
-		"a start far before the offset": func() *wire.Command { return good(append([]byte(nil), appendMessage(nil, "t", 1<<40, fakeMessage{id: "x"})...)) },
-		"an unknown code":               func() *wire.Command { return &wire.Command{Code: 4711, Remark: "what?"} },
+		"a body of rubbish":           func() *wire.Command { return good([]byte("rubbish")) },
+		"a message that is cut":       func() *wire.Command { return good(message[:len(message)/2]) },
+		"a message of a huge length":  func() *wire.Command { return good(huge) },
+		"no fields":                   func() *wire.Command { return &wire.Command{Body: message} },
+		"a pop time that is none":     func() *wire.Command { return good(message, "popTime", "soon") },
+		"a negative invisible time":   func() *wire.Command { return good(message, "invisibleTime", "-9223372036854775808") },
+		"start offsets that are none": func() *wire.Command { return good(message, "startOffsetInfo", ";;;") },
+		"a start far before the offset": func() *wire.Command {
+			return good(append([]byte(nil), appendMessage(nil, "t", 1<<40, fakeMessage{id: "x"})...))
+		},
+		"an unknown code": func() *wire.Command { return &wire.Command{Code: 4711, Remark: "what?"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			noLeaks(t)
