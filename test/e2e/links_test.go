@@ -56,14 +56,14 @@ func (p *peer) accept(ctx context.Context) {
 	}
 }
 
-// newNameServer is a name server that gives another address for a broker: everything else is the real one's. So a test can put a link between the
+// newNameServer is a name server that gives another address for a broker: everything else is the genuine one's. So a test can put a link between the
 // operator and a broker whose address is in its routes.
-func newNameServer(t *testing.T, real, broker, instead string) (address string) {
+func newNameServer(t *testing.T, genuine, broker, instead string) (address string) {
 	t.Helper()
 	return newPeer(t, func(ctx context.Context, conn net.Conn) {
-		upstream, err := new(net.Dialer).DialContext(ctx, "tcp", real)
+		upstream, err := new(net.Dialer).DialContext(ctx, "tcp", genuine)
 		if err != nil {
-			return // the real one is away: so is this one
+			return // the genuine one is away: so is this one
 		}
 		defer context.AfterFunc(ctx, func() { _ = upstream.Close() })()
 		defer func() { _ = upstream.Close() }()
