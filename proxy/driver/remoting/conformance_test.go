@@ -19,7 +19,7 @@ func (h *harness) Driver() driver.Driver { return h.driver }
 func (h *harness) Facts() drivertest.Facts {
 	f := drivertest.Facts{
 		// A broker delivers again 2 to 3 s after a lease's end; a slow moment of one that shares two cores with the test comes on top.
-		Late: 5 * time.Second, Early: 2 * clockSlack, Nack: 3 * time.Second, Open: 20 * time.Second, SQL: true,
+		Late: 8 * time.Second, Early: 2 * clockSlack, Nack: 3 * time.Second, Open: 20 * time.Second, SQL: true,
 		RestartBroker: h.restart, MaxMessageBytes: 4 << 20,
 	}
 	if !h.user.IsZero() {

@@ -16,7 +16,7 @@ import (
 )
 
 // lateness is how much later than it is due a redelivery may come: 2 to 3 s are the broker's own.
-const lateness = 6 * time.Second
+const lateness = 8 * time.Second
 
 func (h *harness) consumerConfig(group string, topics ...string) driver.ConsumerConfig {
 	cfg := driver.ConsumerConfig{

@@ -20,15 +20,19 @@ func TestALongPollShowsTheBrokersTimeOfItsAnswer(t *testing.T) {
 	t.Parallel()
 	p, c, topic := h.stream(t, 1)
 	c.forgetClocks(0)
-	waiting := time.AfterFunc(3*time.Second, func() { send(t, p, topic, 1) })
-	defer waiting.Stop()
+	sent := make(chan struct{})
+	time.AfterFunc(3*time.Second, func() {
+		defer close(sent)
+		send(t, p, topic, 1)
+	})
 	r := receive(t, c, 1, time.Minute)[0]
-	// Broker and test share a clock.
+	<-sent // the message can be here before its sender has the answer
+	// Broker and test share a clock. A busy machine may let the answer wait, but not for as long as the poll.
 	now, known := c.clocks.broker(r.Broker, time.Now())
-	if off := time.Duration(now-time.Now().UnixMilli()) * time.Millisecond; !known || off < -50*time.Millisecond || off > clockSlack+50*time.Millisecond {
+	if off := time.Duration(now-time.Now().UnixMilli()) * time.Millisecond; !known || off < -time.Second || off > clockSlack+time.Second {
 		t.Errorf("after a poll of 3 s the broker's clock seems to be off by %v", off)
 	}
-	if left := time.Until(r.Deadline); left > time.Minute || left < 59*time.Second {
+	if left := time.Until(r.Deadline); left > time.Minute+time.Second || left < 58*time.Second {
 		t.Errorf("a lease of a minute ends in %v", left)
 	}
 	acknowledge(t, c, r)
