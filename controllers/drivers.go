@@ -109,10 +109,9 @@ func (s DriverSet) accept(chosen driver.Driver, connection driver.Connection, wh
 // versionUnknown keeps the reasons that tell the user what to change; the rest is one reason, whatever failed.
 func versionUnknown(err error) error {
 	reason := proxyv1alpha1.ReasonBrokerVersionUnknown
-	switch r := driver.ReasonOf(err); r {
-	case driver.AddressRefused, driver.Invalid:
+	if r := driver.ReasonOf(err); r == driver.AddressRefused || r == driver.Invalid {
 		reason = string(r)
-	case driver.Closed:
+	} else if r == driver.Closed {
 		reason = proxyv1alpha1.ReasonShuttingDown
 	}
 	return &Waiting{Reason: reason, Err: fmt.Errorf("spec.driver is Auto, and the brokers could not be asked for their version: %w", err)}

@@ -27,8 +27,8 @@ const (
 	// KeysSecret is the Secret's name, in the operator's namespace.
 	KeysSecret = "rocketmq-proxy-ack-keys"
 	// keysType and keysEntry are its type and its only entry.
-	keysType  corev1.SecretType = "proxy.rocketmq.io/ack-keys"
-	keysEntry                   = "keys.json"
+	keysType  = corev1.SecretType("proxy.rocketmq.io/ack-keys")
+	keysEntry = "keys.json"
 
 	// DefaultKeyRotation is the age at which a key is replaced, MinKeyRotation the least that may be asked for.
 	DefaultKeyRotation = 30 * 24 * time.Hour
@@ -79,8 +79,10 @@ type Keys struct {
 	lastLook  time.Time
 }
 
-// String and GoString hide the keys.
-func (k *Keys) String() string   { return "ack keys of " + k.key().String() }
+// String hides the keys, so that a %v in a log line cannot leak them.
+func (k *Keys) String() string { return "ack keys of " + k.key().String() }
+
+// GoString hides the keys from %#v.
 func (k *Keys) GoString() string { return k.String() }
 
 // NewKeys checks the options; nothing is read yet.

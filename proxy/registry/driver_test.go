@@ -15,7 +15,10 @@ import (
 // TestDriver_AConsumerIsProbedDrainedAndThenOpenedWithTheOther: the world of these tests breaks on two clients of one Consumer in its group.
 func TestDriver_AConsumerIsProbedDrainedAndThenOpenedWithTheOther(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
-		r.w.update = func(*fakeClient, Spec) bool { t.Error("a client was asked to become one of another driver"); return true }
+		r.w.update = func(*fakeClient, Spec) bool {
+			t.Error("a client was asked to become one of another driver")
+			return true
+		}
 		r.w.onDrain = func(context.Context, *fakeClient) DrainReport { time.Sleep(5 * time.Second); return DrainReport{} }
 		spec := consumer("billing", "uid-1")
 		r.acquire(spec)
@@ -44,7 +47,9 @@ func TestDriver_AProbeThatFailsLeavesTheOldOneServing(t *testing.T) {
 		spec := consumer("billing", "uid-1")
 		r.acquire(spec)
 		after(time.Second)
-		r.w.onProbe = func(context.Context, Spec) error { return driver.Errorf(driver.Unsupported, "", "request type 200050 not supported") }
+		r.w.onProbe = func(context.Context, Spec) error {
+			return driver.Errorf(driver.Unsupported, "", "request type 200050 not supported")
+		}
 		spec.Driver, spec.Generation = "Other", 2
 		r.acquire(spec)
 		after(time.Minute)

@@ -30,11 +30,11 @@ func pair(namespace, name, topic, group string, driver v1alpha1.DriverName) (*v1
 }
 
 // declare creates n pairs and answers how long that took.
-func (c *cluster) declare(t *testing.T, n int, make func(i int) (*v1alpha1.Producer, *v1alpha1.Consumer)) time.Duration {
+func (c *cluster) declare(t *testing.T, n int, pair func(i int) (*v1alpha1.Producer, *v1alpha1.Consumer)) time.Duration {
 	t.Helper()
 	began := time.Now()
 	must(t, inParallel(n, func(i int) error {
-		p, consumer := make(i)
+		p, consumer := pair(i)
 		if err := c.client.Create(t.Context(), p); err != nil {
 			return err
 		}

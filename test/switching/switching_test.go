@@ -6,7 +6,6 @@ package switching
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"os"
 	"sync"
@@ -77,15 +76,14 @@ func (s *shop) use(name string) {
 		}),
 	}
 	for _, key := range both {
-		last := ""
 		deadline := time.Now().Add(time.Minute)
 		for {
 			status, _ := s.Registry.Status(key)
 			if status.State == registry.Running && status.Driver == name && status.Generation == s.generation {
 				break
 			}
-			if last = fmt.Sprintf("%+v", status); time.Now().After(deadline) {
-				s.T.Fatalf("%s does not run with %s after a minute: %s", key, name, last)
+			if time.Now().After(deadline) {
+				s.T.Fatalf("%s does not run with %s after a minute: %+v", key, name, status)
 			}
 			time.Sleep(20 * time.Millisecond)
 		}

@@ -289,7 +289,7 @@ func (c *Chooser[K]) take() (*subject[K], context.Context) {
 		if s.gone {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), c.o.Timeout)
+		ctx, cancel := context.WithTimeout(context.Background(), c.o.Timeout) //nolint:gosec // finish and Close call it through s.cancel
 		s.cancel = cancel
 		return s, ctx
 	}
