@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -134,7 +135,7 @@ func TestTwoHostsShareAConsumerAndEitherMayBeKilled(t *testing.T) {
 	finish()
 	counts := f.finish()
 	if counts.Again != 0 {
-		t.Errorf("%d deliveries began after the ack of their message was confirmed", counts.Again)
+		t.Errorf("%d acknowledged messages came again:\n%s", counts.Again, strings.Join(f.ledger.Again(), "\n"))
 	}
 }
 

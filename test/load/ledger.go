@@ -8,6 +8,7 @@ package load
 import (
 	"fmt"
 	"hash/crc64"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ type Ledger struct {
 	// changed is closed and replaced when something was acknowledged.
 	changed chan struct{}
 	faults  []string
+	again   []string
 	counts  Counts
 }
 
@@ -33,7 +35,10 @@ type entry struct {
 	sendOK    bool
 	tries     int
 	delivered int
-	ackOK     time.Time
+	// firsts counts deliveries with attempt 1, at is the last delivery.
+	firsts int
+	at     time.Time
+	ackOK  time.Time
 	// ackUnknown is when a token expired whose ack had had no clear answer.
 	ackUnknown time.Time
 }
@@ -44,8 +49,9 @@ type Counts struct {
 	Sent, Unknown int
 	// Delivered counts deliveries, Duplicates those beyond the first of each id.
 	Delivered, Duplicates int
-	// Acked counts ids with an ack-ok; AfterAck counts deliveries that began after their ack-ok. Again are those of ids that were sent by one
-	// try, so that RocketMQ has them once: nothing but a broken promise (or a broker that was killed) makes them come again.
+	// Acked counts ids with an ack-ok; AfterAck counts deliveries that began after their ack-ok: RocketMQ may have a message
+	// twice, because a send was repeated, by its sender or inside the proxy. Again are those with an attempt above 1 of ids that had one first attempt:
+	// the acknowledged message itself came again.
 	Acked, AfterAck, Again int
 	// AckUnknown counts ids that were delivered, acknowledged without a clear answer (RETRY, or a broken stream) until the token expired, and never came
 	// again: the broker had taken the ack, and only its answer was lost.
@@ -83,8 +89,8 @@ func (l *Ledger) SendOK(id string) {
 	l.entries[id].sendOK = true
 }
 
-// Delivered notes a delivery that was read at the time at. Unknown ids and wrong bodies are faults.
-func (l *Ledger) Delivered(id string, body []byte, at time.Time) {
+// Delivered notes a delivery that was read at the time at, with its attempt. Unknown ids and wrong bodies are faults.
+func (l *Ledger) Delivered(id string, body []byte, attempt int32, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts.Delivered++
@@ -101,10 +107,18 @@ func (l *Ledger) Delivered(id string, body []byte, at time.Time) {
 	}
 	if !e.ackOK.IsZero() && at.After(e.ackOK) {
 		l.counts.AfterAck++
-		if e.tries == 1 {
+		if attempt > 1 && e.firsts <= 1 {
 			l.counts.Again++
+			if len(l.again) < 10 {
+				l.again = append(l.again, fmt.Sprintf("%s with attempt %d, %s after its ack-ok and %s after its last delivery; sent by %d tries, %d first attempts",
+					id, attempt, at.Sub(e.ackOK), at.Sub(e.at), e.tries, e.firsts))
+			}
 		}
 	}
+	if attempt == 1 {
+		e.firsts++
+	}
+	e.at = at
 	e.delivered++
 }
 
@@ -140,6 +154,13 @@ func (l *Ledger) fault(format string, args ...any) {
 	if len(l.faults) < 20 {
 		l.faults = append(l.faults, fmt.Sprintf(format, args...))
 	}
+}
+
+// Again tells the first messages that came again after their ack-ok; see Counts.
+func (l *Ledger) Again() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.again)
 }
 
 // Counts answers the sums as they are now.

@@ -115,7 +115,7 @@ func (r *receiver) take(deliveries []*proxyv1alpha1.Delivery) []string {
 	tokens := make([]string, 0, len(deliveries))
 	now := time.Now()
 	for _, d := range deliveries {
-		r.ledger.Delivered(d.GetMessage().GetId(), d.GetMessage().GetBody(), now)
+		r.ledger.Delivered(d.GetMessage().GetId(), d.GetMessage().GetBody(), d.GetDeliveryAttempt(), now)
 		if r.options.Handle != nil && !r.options.Handle(d) {
 			continue
 		}
