@@ -363,6 +363,7 @@ func (m *poll) judge(answer *wire.Command, err error) outcome {
 		err := driver.Errorf(driver.Throttled, "", "broker %s has as many waiting polls as it takes (code %d)", m.pair.broker, answer.Code)
 		return outcome{code: answer.Code, err: err}
 	}
-	refused := &wire.AnswerError{Address: m.pair.address, Code: answer.Code, Remark: answer.Remark}
+	// The poll's address, not the pair's, which changes with the route.
+	refused := &wire.AnswerError{Address: m.address, Code: answer.Code, Remark: answer.Remark}
 	return outcome{code: answer.Code, err: wire.Errorf(refused, "ask broker %s for messages", m.pair.broker)}
 }

@@ -6,6 +6,7 @@ package remoting
 import (
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -240,5 +241,14 @@ func TestAnswersAreJudged(t *testing.T) {
 		if o.found != c.found || o.more != c.more || (o.err != nil) != (c.reason != "") || o.err != nil && driver.ReasonOf(o.err) != c.reason {
 			t.Errorf("%s: %+v", c.name, o)
 		}
+	}
+}
+
+// TestARefusalNamesTheAddressThatWasAsked: a refusal was read with the pair's address, which a new route changes at any moment and under the lock.
+func TestARefusalNamesTheAddressThatWasAsked(t *testing.T) {
+	m := &poll{pair: &pair{broker: "broker-a", address: "10.0.0.2:10911"}, address: "10.0.0.1:10911"}
+	o := m.judge(&wire.Command{Code: wire.CodeGroupNotExist, Remark: "subscription group not exist"}, nil)
+	if o.code != wire.CodeGroupNotExist || o.err == nil || !strings.Contains(o.err.Error(), "10.0.0.1:10911") {
+		t.Errorf("code %d: %v; want %d and the address that was asked", o.code, o.err, wire.CodeGroupNotExist)
 	}
 }
