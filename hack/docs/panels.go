@@ -82,6 +82,9 @@ var rows = []row{
 		{"CPU", "short", "Cores in use.", one("{{pod}}", rate("process_cpu_seconds_total", hosts, "pod"))},
 		{"Open files and sockets", "short", "", one("{{pod}}", now("process_open_fds", hosts, "pod"))},
 		{"Days to the certificate's end", "d", "", one("{{pod}}", "(rocketmq_proxy_tls_certificate_expiry_timestamp_seconds{"+hosts+"} - time()) / 86400")},
+		{"Keys of ack tokens", "s", "Time since the keys were read from their Secret, which happens each minute, and looks that met trouble.", []query{
+			{"age {{pod}}", "time() - rocketmq_proxy_ack_keys_read_timestamp_seconds{" + hosts + "}"},
+			{"{{trouble}}", now("rocketmq_proxy_ack_key_troubles_total", hosts, "trouble")}}},
 		{"Version", "short", "", one("{{version}} {{go_version}}", now("rocketmq_proxy_build_info", hosts, "version, go_version"))},
 	}},
 }
