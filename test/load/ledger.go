@@ -50,8 +50,8 @@ type Counts struct {
 	// Delivered counts deliveries, Duplicates those beyond the first of each id.
 	Delivered, Duplicates int
 	// Acked counts ids with an ack-ok; AfterAck counts deliveries that began after their ack-ok: RocketMQ may have a message
-	// twice, because a send was repeated, by its sender or inside the proxy. Again are those with an attempt above 1 of ids that had one first attempt:
-	// the acknowledged message itself came again.
+	// twice, because a send was repeated, by its sender or inside the proxy. Again are those with an attempt above 1 of ids that were sent by one try and
+	// had one first attempt: the acknowledged message itself came again.
 	Acked, AfterAck, Again int
 	// AckUnknown counts ids that were delivered, acknowledged without a clear answer (RETRY, or a broken stream) until the token expired, and never came
 	// again: the broker had taken the ack, and only its answer was lost.
@@ -107,11 +107,10 @@ func (l *Ledger) Delivered(id string, body []byte, attempt int32, at time.Time) 
 	}
 	if !e.ackOK.IsZero() && at.After(e.ackOK) {
 		l.counts.AfterAck++
-		if attempt > 1 && e.firsts <= 1 {
+		if attempt > 1 && e.firsts <= 1 && e.tries == 1 {
 			l.counts.Again++
 			if len(l.again) < 10 {
-				l.again = append(l.again, fmt.Sprintf("%s with attempt %d, %s after its ack-ok and %s after its last delivery; sent by %d tries, %d first attempts",
-					id, attempt, at.Sub(e.ackOK), at.Sub(e.at), e.tries, e.firsts))
+				l.again = append(l.again, fmt.Sprintf("%s with attempt %d, %s after its ack-ok and %s after its last delivery", id, attempt, at.Sub(e.ackOK), at.Sub(e.at)))
 			}
 		}
 	}
