@@ -123,5 +123,6 @@ func (l *lease) left(clocks *clocks, at time.Time) time.Duration {
 	if !known {
 		now = at.UnixMilli() + l.skew
 	}
-	return time.Duration(l.expires()-now) * time.Millisecond
+	const century = 1 << 42 // ms, and about as much as a Duration holds
+	return time.Duration(min(max(l.expires()-now, -century), century)) * time.Millisecond
 }

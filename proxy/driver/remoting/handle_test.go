@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
@@ -84,6 +85,9 @@ func FuzzParseHandle(f *testing.F) {
 		}
 		if l.source < 0 || l.source >= len(testMarks) || l.pop.Broker == "" || l.pop.Offset < l.pop.Start || l.pop.Queue < 0 {
 			t.Fatalf("%q is taken for %+v", text, l)
+		}
+		if left := l.left(newClocks(), time.Now()); left > 0 != (l.expires() > time.Now().UnixMilli()+l.skew) && left.Abs() > time.Second {
+			t.Fatalf("%+v has %v left", l, left)
 		}
 		if again, ok := parseHandle(l.handle(testMarks), testMarks); !ok || again != l {
 			t.Fatalf("%+v became %+v, %v", l, again, ok)
