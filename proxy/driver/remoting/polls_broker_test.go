@@ -179,7 +179,9 @@ func TestMoreTopicsThanCredit(t *testing.T) {
 			acknowledge(t, c, r)
 		}
 		if round != 1 {
-			if took := time.Since(start); took > 3*time.Second {
+			// A question that reaches a busy broker in the moment in which a message is dispatched may miss it until its time is over (seen once at a load of
+			// 25: 5.0 s): pollTime is what bounds it.
+			if took := time.Since(start); took > pollTime+3*time.Second {
 				t.Errorf("round %d: a message of each topic took %v", round, took)
 			}
 			continue
