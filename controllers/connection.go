@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -22,16 +23,16 @@ import (
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 
 const (
-	// secretInterval is the time between two reads of a Secret that is in use: a change is noticed within a minute, secretShared included.
-	secretInterval = 55 * time.Second
+	// secretInterval is how long a changed Secret may stay unnoticed.
+	secretInterval = 60 * time.Second
 	// secretRetry is the interval while a Secret is missing or RocketMQ refuses what it holds.
 	secretRetry = 10 * time.Second
 )
 
 // connector makes driver connections from specs. Safe for concurrent use.
 type connector struct {
-	// secrets reads past the manager's cache: a cached read would list and watch all Secrets of the cluster.
-	secrets            *sharedSecrets
+	// secrets reads uncached: a cached read would list and watch all Secrets of the cluster.
+	secrets            client.Reader
 	defaultNameServers []string
 	policy             *AddressPolicy
 }
@@ -107,7 +108,8 @@ func (c *connector) credentials(ctx context.Context, namespace string, ref *prox
 
 // secret reads one Secret that the object names in field. keys says what it should have, for the message when it is not there.
 func (c *connector) secret(ctx context.Context, namespace, name, field, keys string) (map[string][]byte, error) {
-	data, err := c.secrets.get(ctx, client.ObjectKey{Namespace: namespace, Name: name})
+	var secret corev1.Secret
+	err := c.secrets.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &secret)
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, waitForSecret(proxyv1alpha1.ReasonSecretNotFound,
@@ -115,7 +117,7 @@ func (c *connector) secret(ctx context.Context, namespace, name, field, keys str
 	case err != nil:
 		return nil, waitForSecret(proxyv1alpha1.ReasonSecretNotReadable, "%s: the Secret %q cannot be read: %w", field, name, err)
 	}
-	return data, nil
+	return secret.Data, nil
 }
 
 // namesSecret reports whether the connection depends on a Secret, which has to be read again and again.

@@ -32,8 +32,8 @@ type eventRecorder struct {
 }
 
 const (
-	eventBurst     = 200
-	eventPerSecond = 2
+	eventBurst     = 500
+	eventPerSecond = 10
 )
 
 func newEventRecorder(recorder events.EventRecorder, log logr.Logger) *eventRecorder {

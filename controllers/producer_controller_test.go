@@ -40,13 +40,8 @@ func (op *operator) change(o object, f func()) {
 	must(op.t, direct.Patch(op.t.Context(), o, client.MergeFrom(base)))
 }
 
-// look asks the host to look at the object and its Secrets now; otherwise they are read again after a minute.
-func (op *operator) look(o object) {
-	op.controls.secrets.mu.Lock()
-	clear(op.controls.secrets.reads)
-	op.controls.secrets.mu.Unlock()
-	op.waker.Notify(keyOf(o))
-}
+// look asks the host to look at the object now, as the registry does; secrets are otherwise read again after a minute.
+func (op *operator) look(o object) { op.waker.Notify(keyOf(o)) }
 
 func keyOf(o object) registry.Key {
 	return registry.Key{Kind: registry.Kind(kindOf(o)), UID: string(o.GetUID())}

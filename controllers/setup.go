@@ -67,7 +67,6 @@ type Controllers struct {
 	names       *tracker
 	reconcilers []*reconciler
 	primer      *primer
-	secrets     *sharedSecrets
 }
 
 // Setup adds to the manager: the controllers of both kinds, the renewal of the host's Lease, the wait for the first passes, and the audit. All of them run without leader
@@ -85,11 +84,9 @@ func Setup(mgr ctrl.Manager, o Options) (*Controllers, error) {
 	}
 	c := &Controllers{options: o, names: newTracker()}
 	c.primer = &primer{names: c.names, clients: o.Registry, done: make(chan struct{})}
-	c.secrets = newSharedSecrets(mgr.GetAPIReader())
-	connect := &connector{secrets: c.secrets, defaultNameServers: o.DefaultNameServers, policy: o.Addresses}
 	events := newEventRecorder(mgr.GetEventRecorder("rocketmq-proxy"), mgr.GetLogger().WithName("events"))
 	for _, kind := range []objectKind{producerKind{}, consumerKind{}} {
-		r := newReconciler(kind, mgr, o, c.names, connect, events)
+		r := newReconciler(kind, mgr, o, c.names, events)
 		if err := r.setup(mgr, o); err != nil {
 			return nil, fmt.Errorf("set up the controller of %ss: %w", kind.kind(), err)
 		}
@@ -119,10 +116,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker, connect *connector, events *eventRecorder) *reconciler {
+func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker, events *eventRecorder) *reconciler {
 	return &reconciler{
 		objectKind: kind, client: mgr.GetClient(), reader: mgr.GetAPIReader(), clients: o.Registry, host: o.Host, names: names,
-		connect: connect,
+		connect: &connector{secrets: mgr.GetAPIReader(), defaultNameServers: o.DefaultNameServers, policy: o.Addresses},
 		drivers: o.Drivers, endpoint: o.Endpoint, events: events,
 		observer: o.Observer, now: time.Now,
 	}
