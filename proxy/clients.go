@@ -180,7 +180,7 @@ type ProducerClient struct {
 	spec registry.Spec // what the client was opened with, with the live settings of the last Update
 }
 
-// Drain lets no new message in and answers those that wait.
+// Drain waits until the messages that are here have their answers. A call that holds the client may still send: Close ends that.
 func (p *ProducerClient) Drain(ctx context.Context) registry.DrainReport {
 	r := p.Queue.Drain(ctx)
 	return registry.DrainReport{InFlight: r.InFlight, Drained: r.Drained, LeftLeased: r.Left}

@@ -22,6 +22,7 @@ import (
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/proxytest"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/server"
@@ -128,6 +129,28 @@ func TestAStopWithoutAcknowledgementsEndsAtItsDeadline(t *testing.T) {
 			break
 		}
 	}
+}
+
+// TestASendThatTookTheClientBeforeItsDrainIsStored: between the two the driver may have changed or the object may be gone; the sender did nothing wrong.
+func TestASendThatTookTheClientBeforeItsDrainIsStored(t *testing.T) {
+	r := proxytest.New(t, proxytest.Options{})
+	key := r.AddProducer("orders", "orders")
+	use, err := r.Registry.Use(t.Context(), registry.Producer, proxytest.Namespace, "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Registry.Release(key, "deleted")
+	<-use.Done()
+	use.Client().Drain(t.Context())
+	message := &driver.Message{ID: "m1", Topic: "orders", Body: []byte("x")}
+	if got := use.Client().(server.Sender).Send(t.Context(), "orders", []*driver.Message{message}); got[0].Err != nil {
+		t.Errorf("sent after the drain began: %v", got[0].Err)
+	}
+	use.Release()
+	r.Eventually("the receipt has nothing forced", func() bool {
+		done, receipt := r.Registry.Release(key, "deleted")
+		return done && !receipt.Forced && receipt.Err == ""
+	})
 }
 
 func TestADeletedConsumerEndsItsStreamsAborted(t *testing.T) {

@@ -40,7 +40,6 @@ type Queue struct {
 
 type lockedState struct {
 	settings Settings
-	draining bool
 	closed   bool
 	quiet    chan struct{}
 	topics   map[string]*topic
@@ -110,8 +109,8 @@ func (q *Queue) InFlight() int {
 }
 
 // Send stores msgs, all for one topic, and answers one result per message, in order. It returns at the latest when ctx ends: what is not
-// decided then has a driver.Timeout error, and what was not sent is not going to be. Too much waiting: driver.Throttled. After Drain
-// or Close has begun: driver.Closed. The messages must not be changed before it returns, nor afterwards when a result is a Timeout.
+// decided then has a driver.Timeout error, and what was not sent is not going to be. Too much waiting: driver.Throttled. After
+// Close has begun: driver.Closed. The messages must not be changed before it returns, nor afterwards when a result is a Timeout.
 func (q *Queue) Send(ctx context.Context, topic string, msgs []*driver.Message) []driver.SendResult {
 	if len(msgs) == 0 {
 		return nil
@@ -147,7 +146,7 @@ const (
 func (q *Queue) admit(c *call) (way, *driver.Error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.draining {
+	if q.closed {
 		return 0, driver.Errorf(driver.Closed, "", "this host is shutting the producer down; send it again, to another host")
 	}
 	if !q.settings.Enabled {
@@ -288,11 +287,11 @@ func (q *Queue) freeSlotLocked(t *topic) {
 	}
 }
 
-// Drain refuses new sends and waits until all under way are answered, or ctx ends. It may be called again.
+// Drain waits until all sends under way are answered, or ctx ends. It may be called again. It refuses nothing: who sends now took the client before
+// its drain began, and the registry gives it to nobody any more. Refusing them would fail calls that came just before a new client took over.
 func (q *Queue) Drain(ctx context.Context) DrainReport {
 	began := time.Now()
 	q.mu.Lock()
-	q.draining = true
 	if q.quiet == nil {
 		q.quiet = make(chan struct{})
 	}
@@ -303,9 +302,10 @@ func (q *Queue) Drain(ctx context.Context) DrainReport {
 	select {
 	case <-quiet:
 	case <-ctx.Done():
+		report.Left = min(q.InFlight(), report.InFlight)
 	case <-q.life.Done():
+		report.Left = min(q.InFlight(), report.InFlight)
 	}
-	report.Left = q.InFlight()
 	report.Drained = report.InFlight - report.Left
 	report.Took = time.Since(began)
 	return report
@@ -327,7 +327,7 @@ func (q *Queue) checkQuietLocked() {
 func (q *Queue) Close() {
 	q.mu.Lock()
 	// 1. The gate: nothing new.
-	q.draining, q.closed = true, true
+	q.closed = true
 	// 2. What was not sent has its answer.
 	for _, t := range q.topics {
 		for _, c := range append([]*call(nil), t.calls...) {

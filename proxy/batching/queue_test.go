@@ -411,7 +411,7 @@ func TestAPanicOrABrokenAnswerOfTheDriverIsAnErrorOfThoseMessages(t *testing.T) 
 	}
 }
 
-func TestDrainWaitsForWhatIsUnderWayAndRefusesNew(t *testing.T) {
+func TestDrainWaitsForWhatIsUnderWay(t *testing.T) {
 	inTime(t, func(t *testing.T) {
 		g := newRig(t, Settings{Enabled: true, InAir: 1})
 		g.p.limits.Messages = 2
@@ -421,11 +421,24 @@ func TestDrainWaitsForWhatIsUnderWayAndRefusesNew(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
 		want(t, "a short one", g.Drain(ctx), DrainReport{InFlight: 5, Drained: 1, Left: 4, Took: 1500 * time.Millisecond})
-		wantReason(t, g.Send(t.Context(), "t", messages("late", 1, 1)), 1, driver.Closed)
 		report := g.Drain(t.Context())
 		want(t, "left after a long one", report.Left, 0)
 		want(t, "stored", len(g.p.topicIDs("t")), 5)
 		want(t, "an idle one", g.Drain(t.Context()), DrainReport{})
+	})
+}
+
+// A call that took the client just before it was replaced was refused, although the new client was up: its sender saw UNAVAILABLE at a change of the
+// driver.
+func TestASendThatComesDuringADrainIsStored(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		g := newRig(t, Settings{Enabled: true, InAir: 1})
+		for _, name := range []string{"first", "second"} {
+			want(t, "before", g.Drain(t.Context()), DrainReport{})
+			wantStored(t, g.Send(t.Context(), "t", messages(name, 1, 1)), messages(name, 1, 1))
+		}
+		g.Close()
+		wantReason(t, g.Send(t.Context(), "t", messages("late", 1, 1)), 1, driver.Closed)
 	})
 }
 

@@ -44,7 +44,7 @@ func (r *Registry) drainAndClose(l *live) Receipt {
 	began := time.Now()
 	drainCtx, cancel := context.WithTimeout(r.drainLimit, l.drainTimeout)
 	defer cancel()
-	// 1. The client takes no new work and finishes what it has; its users were told by Done and hear it from their receivers.
+	// 1. The client fetches nothing new and finishes what it has; its users were told by Done and hear it from their receivers.
 	report := l.client.Drain(drainCtx)
 	// 2. Calls and streams let go; after the deadline they are told a second time (Closing), and then they are not waited for.
 	forced := !r.awaitUsers(drainCtx, l)

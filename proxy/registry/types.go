@@ -87,8 +87,8 @@ func (s *Spec) Connection() driver.Connection {
 // Client is what runs for an entry: a driver's client with its send queue or delivery window. All methods are safe for concurrent
 // use; the registry calls them outside of its lock.
 type Client interface {
-	// Drain takes no new work, finishes or gives back what is in flight, and returns when that is done or ctx has ended. It is called
-	// once, before Close, while users may still hold the client.
+	// Drain fetches nothing new, finishes or gives back what is in flight, and returns when that is done or ctx has ended. It is called
+	// once, before Close, while users may still hold the client: a call that took it before may still use it, until Close.
 	Drain(ctx context.Context) DrainReport
 	// Close shuts everything down and returns when nothing is left, or at ctx's end with what is left as an error.
 	Close(ctx context.Context) error
