@@ -15,12 +15,9 @@ import (
 
 // exhaust makes n messages that have been delivered tries times already.
 func (b *fakeBroker) exhaust(prefix string, n, tries int) {
-	b.put(prefix, n, 1)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, s := range b.ready[len(b.ready)-n:] {
-		s.attempt = tries
-	}
+	b.putLocked(prefix, n, 1, tries) // in one piece: a Fetch that waits takes what is there at once
 }
 
 func TestAMessageWithoutAttemptsLeftGoesToTheDeadLettersAndToNoReceiver(t *testing.T) {

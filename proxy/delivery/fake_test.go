@@ -64,8 +64,14 @@ func newBroker() *fakeBroker {
 func (b *fakeBroker) put(prefix string, n, size int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.putLocked(prefix, n, size, 0)
+}
+
+func (b *fakeBroker) putLocked(prefix string, n, size, tries int) {
 	for i := range n {
-		b.ready = append(b.ready, &stored{msg: driver.Message{ID: fmt.Sprintf("%s-%d", prefix, i), Topic: "t", Body: []byte(strings.Repeat("x", size))}})
+		b.ready = append(b.ready, &stored{
+			msg: driver.Message{ID: fmt.Sprintf("%s-%d", prefix, i), Topic: "t", Body: []byte(strings.Repeat("x", size))}, attempt: tries,
+		})
 	}
 	b.signalLocked()
 }
