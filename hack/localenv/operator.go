@@ -35,6 +35,9 @@ type OperatorOptions struct {
 	ExtraArgs []string
 	// Env is appended to this process's environment.
 	Env []string
+	// ReadyWithin is how long the operator may take to be ready, absent: a minute. With very many objects that exist it takes until their clients
+	// are open.
+	ReadyWithin time.Duration
 	// Ports are kept over a restart; the zero value takes free ones.
 	Ports Ports
 }
@@ -77,7 +80,7 @@ func (c *ControlPlane) StartOperator(ctx context.Context, o OperatorOptions) (*O
 	if err := op.start(o); err != nil {
 		return nil, err
 	}
-	if err := op.waitReady(ctx); err != nil {
+	if err := op.waitReady(ctx, o.ReadyWithin); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w; its last words:\n%s", err, op.LastLogLines(20)), op.Kill())
 	}
 	return op, nil
@@ -141,8 +144,11 @@ func (op *Operator) run(started chan<- error) {
 	close(op.exited)
 }
 
-func (op *Operator) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+func (op *Operator) waitReady(ctx context.Context, within time.Duration) error {
+	if within == 0 {
+		within = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+Loopback(op.Ports.Probe)+"/readyz", nil)

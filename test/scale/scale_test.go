@@ -81,9 +81,10 @@ func newTrial(t *testing.T, driver v1alpha1.DriverName, nameServers []string) *t
 	t.Helper()
 	r := &trial{cluster: start(t), t: t, pairs: pairsWanted(t), driver: driver}
 	r.at = freeAddress(t)
-	r.options = localenv.OperatorOptions{HostID: "crowded", NameServers: nameServers, ExtraArgs: []string{
-		"--watch-namespaces=" + idle + "," + busy, "--pprof-bind-address=" + r.at,
-	}}
+	r.options = localenv.OperatorOptions{
+		HostID: "crowded", NameServers: nameServers, ReadyWithin: 5 * time.Minute,
+		ExtraArgs: []string{"--watch-namespaces=" + idle + "," + busy, "--pprof-bind-address=" + r.at},
+	}
 	return r
 }
 
