@@ -32,8 +32,8 @@ type eventRecorder struct {
 }
 
 const (
-	eventBurst     = 500
-	eventPerSecond = 10
+	eventBurst     = 200
+	eventPerSecond = 2
 )
 
 func newEventRecorder(recorder events.EventRecorder, log logr.Logger) *eventRecorder {

@@ -63,7 +63,7 @@ const (
 	// at once when the start fails.
 	believedFor = 30 * time.Second
 	// silentFor is how long an object that no host has looked at yet stays without a status while its client starts.
-	silentFor = 2 * time.Second
+	silentFor = 5 * time.Second
 )
 
 // patience is how much longer the status stays as it is while the client starts; 0 = tell what is. While the brokers are asked which driver they
