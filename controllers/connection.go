@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -23,31 +22,32 @@ import (
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get
 
 const (
-	// secretInterval is how long a changed Secret may stay unnoticed.
-	secretInterval = 60 * time.Second
+	// secretInterval is the time between two reads of a Secret that is in use: a change is noticed within a minute, secretShared included.
+	secretInterval = 55 * time.Second
 	// secretRetry is the interval while a Secret is missing or RocketMQ refuses what it holds.
 	secretRetry = 10 * time.Second
 )
 
 // connector makes driver connections from specs. Safe for concurrent use.
 type connector struct {
-	// secrets reads uncached: a cached read would list and watch all Secrets of the cluster.
-	secrets            client.Reader
+	// secrets reads past the manager's cache: a cached read would list and watch all Secrets of the cluster.
+	secrets            *sharedSecrets
 	defaultNameServers []string
 	policy             *AddressPolicy
 }
 
-// connection resolves where an object's client connects to and who it is there. Errors are *Stalled or *Waiting.
-func (c *connector) connection(ctx context.Context, namespace string, spec *proxyv1alpha1.Connection) (driver.Connection, error) {
+// connection resolves where an object's client connects to and who it is there, with Secrets as they were at changed, when the object was heard of last,
+// or later. Errors are *Stalled or *Waiting.
+func (c *connector) connection(ctx context.Context, namespace string, spec *proxyv1alpha1.Connection, changed time.Time) (driver.Connection, error) {
 	nameServers, err := c.nameServers(spec)
 	if err != nil {
 		return driver.Connection{}, err
 	}
-	credentials, err := c.credentials(ctx, namespace, spec.CredentialsSecretRef)
+	credentials, err := c.credentials(ctx, namespace, spec.CredentialsSecretRef, changed)
 	if err != nil {
 		return driver.Connection{}, err
 	}
-	encryption, err := c.tls(ctx, namespace, spec.TLS)
+	encryption, err := c.tls(ctx, namespace, spec.TLS, changed)
 	if err != nil {
 		return driver.Connection{}, err
 	}
@@ -85,11 +85,16 @@ func sortedCopy(addresses []string) []string {
 // credentialsSecretField is what messages call the reference.
 const credentialsSecretField = "spec.connection.credentialsSecretRef"
 
-func (c *connector) credentials(ctx context.Context, namespace string, ref *proxyv1alpha1.CredentialsSecretRef) (driver.Credentials, error) {
+func (c *connector) credentials(
+	ctx context.Context, namespace string, ref *proxyv1alpha1.CredentialsSecretRef, changed time.Time,
+) (driver.Credentials, error) {
 	if ref == nil {
 		return driver.Credentials{}, nil
 	}
-	data, err := c.secret(ctx, namespace, ref.Name, credentialsSecretField, proxyv1alpha1.SecretAccessKey+" and "+proxyv1alpha1.SecretSecretKey)
+	of := wantedSecret{
+		namespace: namespace, name: ref.Name, field: credentialsSecretField, keys: proxyv1alpha1.SecretAccessKey + " and " + proxyv1alpha1.SecretSecretKey,
+	}
+	data, err := c.secret(ctx, of, changed)
 	if err != nil {
 		return driver.Credentials{}, err
 	}
@@ -106,18 +111,20 @@ func (c *connector) credentials(ctx context.Context, namespace string, ref *prox
 	}, nil
 }
 
-// secret reads one Secret that the object names in field. keys says what it should have, for the message when it is not there.
-func (c *connector) secret(ctx context.Context, namespace, name, field, keys string) (map[string][]byte, error) {
-	var secret corev1.Secret
-	err := c.secrets.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &secret)
+// wantedSecret is a Secret that an object names in field. keys says what it should have, for the message when it is not there.
+type wantedSecret struct{ namespace, name, field, keys string }
+
+// secret reads one Secret as it was at changed or later.
+func (c *connector) secret(ctx context.Context, of wantedSecret, changed time.Time) (map[string][]byte, error) {
+	data, err := c.secrets.get(ctx, client.ObjectKey{Namespace: of.namespace, Name: of.name}, changed)
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, waitForSecret(proxyv1alpha1.ReasonSecretNotFound,
-			"%s: there is no Secret %q in namespace %q: create it with the keys %s", field, name, namespace, keys)
+			"%s: there is no Secret %q in namespace %q: create it with the keys %s", of.field, of.name, of.namespace, of.keys)
 	case err != nil:
-		return nil, waitForSecret(proxyv1alpha1.ReasonSecretNotReadable, "%s: the Secret %q cannot be read: %w", field, name, err)
+		return nil, waitForSecret(proxyv1alpha1.ReasonSecretNotReadable, "%s: the Secret %q cannot be read: %w", of.field, of.name, err)
 	}
-	return secret.Data, nil
+	return data, nil
 }
 
 // namesSecret reports whether the connection depends on a Secret, which has to be read again and again.

@@ -5,8 +5,10 @@ package controllers
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,8 +42,13 @@ func (op *operator) change(o object, f func()) {
 	must(op.t, direct.Patch(op.t.Context(), o, client.MergeFrom(base)))
 }
 
-// look asks the host to look at the object now, as the registry does; secrets are otherwise read again after a minute.
-func (op *operator) look(o object) { op.waker.Notify(keyOf(o)) }
+// look asks the host to look at the object and its Secrets now; otherwise they are read again after a minute.
+func (op *operator) look(o object) {
+	op.controls.secrets.mu.Lock()
+	clear(op.controls.secrets.reads)
+	op.controls.secrets.mu.Unlock()
+	op.waker.Notify(keyOf(o))
+}
 
 func keyOf(o object) registry.Key {
 	return registry.Key{Kind: registry.Kind(kindOf(o)), UID: string(o.GetUID())}
@@ -168,6 +175,55 @@ func TestTheSecretIsWaitedForAndItsRotationIsProven(t *testing.T) {
 		t.Errorf("Ready is %s and %d clients run, want True and 1", c.Status, op.opener.runningNow(string(o.GetUID())))
 	}
 	op.waitNoSecret(o, "right-one", "right-two", "wrong")
+}
+
+// TestWhoRotatesASecretAndThenTouchesAnObjectGetsTheNewOne: of two objects that name one Secret, which was rotated, only the first one's pass read it; the
+// other's had a copy of a moment ago, said that it was Ready, and went on with credentials that were then taken away.
+func TestWhoRotatesASecretAndThenTouchesAnObjectGetsTheNewOne(t *testing.T) {
+	op := newOperator(t, operatorOptions{namespace: newNamespace(t)})
+	var mu sync.Mutex
+	used := map[string]string{}
+	op.opener.beforeOpen = func(s registry.Spec) {
+		mu.Lock()
+		defer mu.Unlock()
+		used[s.Name] = s.Connection().Credentials.SecretKey
+	}
+	op.start()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: op.options.namespace, Name: "acl"}, StringData: map[string]string{"accessKey": "me", "secretKey": "v0"}}
+	must(t, direct.Create(t.Context(), secret))
+	names := []string{"one", "two", "three"}
+	var objects []*proxyv1alpha1.Producer
+	for _, name := range names {
+		objects = append(objects, op.apply("Producer", name, goodProducer+"\nconnection: {credentialsSecretRef: {name: acl}}").(*proxyv1alpha1.Producer))
+	}
+	for i, name := range names {
+		op.waitReady(objects[i], name)
+	}
+	for round := range 3 {
+		want := fmt.Sprint("v", round+1)
+		secret.StringData = map[string]string{"secretKey": want}
+		must(t, direct.Update(t.Context(), secret))
+		for _, o := range objects {
+			op.change(o, func() { o.Spec.DrainTimeoutSeconds = new(int32(round + 40)) })
+		}
+		for i, name := range names {
+			eventually(t, secretInterval/5, name+" uses "+want, func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				return used[name] == want
+			})
+			op.waitReady(objects[i], name)
+		}
+	}
+	// A new object too.
+	secret.StringData = map[string]string{"secretKey": "last"}
+	must(t, direct.Update(t.Context(), secret))
+	op.waitReady(op.apply("Producer", "four", goodProducer+"\nconnection: {credentialsSecretRef: {name: acl}}"), "four")
+	mu.Lock()
+	defer mu.Unlock()
+	if used["four"] != "last" {
+		t.Errorf("an object that was made after the Secret was rotated opened with %q", used["four"])
+	}
 }
 
 // waitNoSecret reads everything that the API server shows of an object, and its events, for the secret words.

@@ -61,6 +61,7 @@ type reconciler struct {
 	host     *Host
 	names    *tracker
 	connect  *connector
+	changes  *changes
 	drivers  Drivers
 	endpoint string
 	events   *eventRecorder
@@ -118,8 +119,11 @@ func (r *reconciler) view(ctx context.Context, name types.NamespacedName) (objec
 	obj := r.newObject()
 	err := r.client.Get(ctx, name, obj)
 	if err == nil && r.names.mayBeBehind(r.key(obj), obj.GetResourceVersion()) {
+		cached := obj.GetGeneration()
 		obj = r.newObject()
-		err = r.reader.Get(ctx, name, obj)
+		if err = r.reader.Get(ctx, name, obj); err == nil && obj.GetGeneration() != cached {
+			r.changes.note(obj) // before its event comes
+		}
 	}
 	return obj, err
 }
@@ -247,7 +251,7 @@ func (r *reconciler) desired(ctx context.Context, obj object) (registry.Spec, dr
 		Generation: obj.GetGeneration(), Created: obj.GetCreationTimestamp().Time,
 		Group: r.group(obj), DrainTimeout: common.DrainTimeout(), Confirm: r.confirm(obj),
 	}
-	connection, err := r.connect.connection(ctx, obj.GetNamespace(), &common.Connection)
+	connection, err := r.connect.connection(ctx, obj.GetNamespace(), &common.Connection, r.changes.of(client.ObjectKeyFromObject(obj)))
 	if err != nil {
 		return spec, driver.Capabilities{}, err
 	}

@@ -67,6 +67,7 @@ type Controllers struct {
 	names       *tracker
 	reconcilers []*reconciler
 	primer      *primer
+	secrets     *sharedSecrets
 }
 
 // Setup adds to the manager: the controllers of both kinds, the renewal of the host's Lease, the wait for the first passes, and the audit. All of them run without leader
@@ -84,9 +85,11 @@ func Setup(mgr ctrl.Manager, o Options) (*Controllers, error) {
 	}
 	c := &Controllers{options: o, names: newTracker()}
 	c.primer = &primer{names: c.names, clients: o.Registry, done: make(chan struct{})}
+	c.secrets = newSharedSecrets(mgr.GetAPIReader())
+	connect := &connector{secrets: c.secrets, defaultNameServers: o.DefaultNameServers, policy: o.Addresses}
 	events := newEventRecorder(mgr.GetEventRecorder("rocketmq-proxy"), mgr.GetLogger().WithName("events"))
 	for _, kind := range []objectKind{producerKind{}, consumerKind{}} {
-		r := newReconciler(kind, mgr, o, c.names, events)
+		r := newReconciler(kind, mgr, o, c.names, connect, events)
 		if err := r.setup(mgr, o); err != nil {
 			return nil, fmt.Errorf("set up the controller of %ss: %w", kind.kind(), err)
 		}
@@ -116,10 +119,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker, events *eventRecorder) *reconciler {
+func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker, connect *connector, events *eventRecorder) *reconciler {
 	return &reconciler{
 		objectKind: kind, client: mgr.GetClient(), reader: mgr.GetAPIReader(), clients: o.Registry, host: o.Host, names: names,
-		connect: &connector{secrets: mgr.GetAPIReader(), defaultNameServers: o.DefaultNameServers, policy: o.Addresses},
+		connect: connect, changes: newChanges(),
 		drivers: o.Drivers, endpoint: o.Endpoint, events: events,
 		observer: o.Observer, now: time.Now,
 	}
@@ -129,7 +132,7 @@ func (r *reconciler) setup(mgr ctrl.Manager, o Options) error {
 	leaderOnly := false
 	return ctrl.NewControllerManagedBy(mgr).
 		For(r.newObject()).
-		WithEventFilter(worthAPass()).
+		WithEventFilter(r.changes.noting(worthAPass())).
 		WatchesRawSource(source.Func(o.Waker.source(r.kind(), r.names))).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: o.Workers, NeedLeaderElection: &leaderOnly,

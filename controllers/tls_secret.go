@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -16,7 +17,7 @@ import (
 const tlsSecretField = "spec.connection.tls.secretRef"
 
 // tls reads how the connection is encrypted, with the certificates from the Secret. A Secret that cannot be used is a *Waiting that names the key.
-func (c *connector) tls(ctx context.Context, namespace string, spec *proxyv1alpha1.TLS) (driver.TLS, error) {
+func (c *connector) tls(ctx context.Context, namespace string, spec *proxyv1alpha1.TLS, changed time.Time) (driver.TLS, error) {
 	if spec == nil {
 		return driver.TLS{}, nil
 	}
@@ -25,7 +26,8 @@ func (c *connector) tls(ctx context.Context, namespace string, spec *proxyv1alph
 		return t, nil
 	}
 	name := spec.SecretRef.Name
-	data, err := c.secret(ctx, namespace, name, tlsSecretField, "ca.crt, tls.crt and tls.key, as far as they are needed")
+	of := wantedSecret{namespace: namespace, name: name, field: tlsSecretField, keys: "ca.crt, tls.crt and tls.key, as far as they are needed"}
+	data, err := c.secret(ctx, of, changed)
 	if err != nil {
 		return driver.TLS{}, err
 	}

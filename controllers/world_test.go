@@ -108,7 +108,7 @@ func (w *world) boot(pod string, view map[string]int) *process {
 	must(w.t, err)
 	p.r = &reconciler{
 		objectKind: producerKind{}, client: cached, reader: uncached, clients: p.reg, host: host, names: names,
-		connect: &connector{secrets: uncached, defaultNameServers: []string{"namesrv:9876"}, policy: policy},
+		connect: &connector{secrets: newSharedSecrets(uncached), defaultNameServers: []string{"namesrv:9876"}, policy: policy}, changes: newChanges(),
 		drivers: testDrivers{}, events: newEventRecorder(noEvents{}, logr.Discard()), observer: noObserver{}, now: time.Now,
 	}
 	waker.plug(registry.Producer, func(key registry.Key) {
