@@ -27,7 +27,7 @@ func Cleanup(ctx context.Context, c client.Client, out io.Writer) error {
 	var failed []error
 	for _, kind := range []registry.Kind{registry.Producer, registry.Consumer} {
 		n := 0
-		err := eachObject(ctx, c, kind, metav1.NamespaceAll, func(o *metav1.PartialObjectMetadata) error {
+		err := eachObject(ctx, c, kind, metav1.NamespaceAll, auditPage, func(o *metav1.PartialObjectMetadata) error {
 			took, err := takeOffFinalizer(ctx, c, kind, o)
 			if err != nil {
 				failed = append(failed, fmt.Errorf("%s %s/%s: %w", kind, o.Namespace, o.Name, err))

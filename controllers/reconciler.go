@@ -57,6 +57,7 @@ type reconciler struct {
 	objectKind
 	client   client.Client // reads from the cache
 	reader   client.Reader // reads from the API server
+	roll     *rollCall
 	clients  Clients
 	host     *Host
 	names    *tracker
@@ -265,30 +266,6 @@ func (r *reconciler) desired(ctx context.Context, obj object) (registry.Spec, dr
 	}
 	r.fill(obj, connection, &spec)
 	return spec, caps, nil
-}
-
-// confirm is the look at the API server right before a client starts: it must still be the same object, carry the finalizer, and not be
-// dying; and this host must still be known to those who remove finalizers. Without it a cache that lags would start clients nobody stops. A no
-// needs no other pass: what the cache does not show yet comes as an event.
-func (r *reconciler) confirm(obj object) func(ctx context.Context) error {
-	name, uid := client.ObjectKeyFromObject(obj), obj.GetUID()
-	return func(ctx context.Context) error {
-		select {
-		case <-r.host.Lost():
-			return ErrHostLost
-		default:
-		}
-		current := r.newObject()
-		err := r.reader.Get(ctx, name, current)
-		if client.IgnoreNotFound(err) != nil {
-			return err
-		}
-		if err != nil || current.GetUID() != uid || !current.GetDeletionTimestamp().IsZero() ||
-			!controllerutil.ContainsFinalizer(current, proxyv1alpha1.Finalizer) {
-			return registry.ErrNotLive
-		}
-		return nil
-	}
 }
 
 // next is when to look again without being woken.

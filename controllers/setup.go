@@ -121,7 +121,9 @@ func (o Options) withDefaults() Options {
 
 func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker, connect *connector, events *eventRecorder) *reconciler {
 	return &reconciler{
-		objectKind: kind, client: mgr.GetClient(), reader: mgr.GetAPIReader(), clients: o.Registry, host: o.Host, names: names,
+		objectKind: kind, client: mgr.GetClient(), reader: mgr.GetAPIReader(),
+		roll:    &rollCall{kind: kind.kind(), reader: mgr.GetAPIReader(), namespaces: o.Namespaces},
+		clients: o.Registry, host: o.Host, names: names,
 		connect: connect, changes: newChanges(),
 		drivers: o.Drivers, endpoint: o.Endpoint, events: events,
 		observer: o.Observer, now: time.Now,
@@ -228,7 +230,7 @@ func (c *Controllers) liveObjects(ctx context.Context, reader client.Reader) (ma
 	live := map[registry.Key]struct{}{}
 	for _, kind := range []registry.Kind{registry.Producer, registry.Consumer} {
 		for _, namespace := range c.options.Namespaces {
-			err := eachObject(ctx, reader, kind, namespace, func(o *metav1.PartialObjectMetadata) error {
+			err := eachObject(ctx, reader, kind, namespace, auditPage, func(o *metav1.PartialObjectMetadata) error {
 				key := registry.Key{Kind: kind, UID: string(o.UID)}
 				live[key] = struct{}{}
 				c.names.remember(key, client.ObjectKeyFromObject(o))
@@ -242,12 +244,15 @@ func (c *Controllers) liveObjects(ctx context.Context, reader client.Reader) (ma
 	return live, nil
 }
 
+// auditPage is how many objects an audit holds in memory at a time.
+const auditPage = 500
+
 // eachObject lists the objects of a kind, metadata only, in pages.
-func eachObject(ctx context.Context, reader client.Reader, kind registry.Kind, namespace string, do func(*metav1.PartialObjectMetadata) error) error {
+func eachObject(ctx context.Context, reader client.Reader, kind registry.Kind, namespace string, page int64, do func(*metav1.PartialObjectMetadata) error) error {
 	list := &metav1.PartialObjectMetadataList{}
 	for {
 		list.SetGroupVersionKind(proxyv1alpha1.GroupVersion.WithKind(string(kind) + "List"))
-		if err := reader.List(ctx, list, client.InNamespace(namespace), client.Limit(500), client.Continue(list.Continue)); err != nil {
+		if err := reader.List(ctx, list, client.InNamespace(namespace), client.Limit(page), client.Continue(list.Continue)); err != nil {
 			return err
 		}
 		for i := range list.Items {

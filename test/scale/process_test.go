@@ -4,7 +4,6 @@
 package scale
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,17 +17,44 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/localenv"
 )
 
-// cpuOf is the processor time that the operator has used, from /proc; a tick is 10 ms on every Linux that Go knows.
+// cpuOf is the processor time that the operator has used.
 func cpuOf(t *testing.T, op *localenv.Operator) time.Duration {
 	t.Helper()
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", op.PID()))
+	_, _, used := statOf(t, strconv.Itoa(op.PID()))
+	return used
+}
+
+// cpuOfServers is the processor time that the API server and etcd have used. It tells more than the clock on a machine that is busy otherwise.
+func cpuOfServers(t *testing.T) time.Duration {
+	t.Helper()
+	processes, err := filepath.Glob("/proc/[0-9]*")
 	must(t, err)
-	fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
-	user, err := strconv.Atoi(fields[11])
-	must(t, err)
-	system, err := strconv.Atoi(fields[12])
-	must(t, err)
-	return time.Duration(user+system) * 10 * time.Millisecond
+	var sum time.Duration
+	for _, process := range processes {
+		name, parent, used := statOf(t, filepath.Base(process))
+		if parent == os.Getpid() && (name == "kube-apiserver" || name == "etcd") {
+			sum += used
+		}
+	}
+	return sum
+}
+
+// statOf reads /proc/<pid>/stat: name, parent, and processor time, in ticks of 10 ms on every Linux that Go knows. A process that has gone has none.
+func statOf(t *testing.T, pid string) (name string, parent int, used time.Duration) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
+	if err != nil {
+		return "", 0, 0
+	}
+	text := string(content)
+	open, end := strings.IndexByte(text, '('), strings.LastIndexByte(text, ')')
+	fields := strings.Fields(text[end+1:])
+	var numbers [3]int
+	for i, field := range []int{1, 11, 12} { // ppid, utime, stime
+		numbers[i], err = strconv.Atoi(fields[field])
+		must(t, err)
+	}
+	return text[open+1 : end], numbers[0], time.Duration(numbers[1]+numbers[2]) * 10 * time.Millisecond
 }
 
 // freeAddress is where the operator may serve its profiles.

@@ -122,10 +122,10 @@ func (r *trial) declareAll() {
 
 // firstStart meets objects that no operator has seen.
 func (r *trial) firstStart() *localenv.Operator {
-	before, began := r.requests(r.t), time.Now()
+	before, servers, began := r.requests(r.t), cpuOfServers(r.t), time.Now()
 	op := r.operator(r.t, r.options)
 	took := r.watch.await(r.t, began, 10*time.Minute, 2*r.pairs, 2*r.pairs)
-	r.t.Logf("first start: all Ready after %s, CPU %s", took.Round(time.Millisecond), cpuOf(r.t, op))
+	r.t.Logf("first start: all Ready after %s; CPU: operator %s, API server %s", took.Round(time.Millisecond), cpuOf(r.t, op), cpuOfServers(r.t)-servers)
 	r.judge("first start", op, took)
 	added := since(r.requests(r.t), before)
 	r.t.Logf("first start: requests %v", added)
@@ -138,11 +138,12 @@ func (r *trial) firstStart() *localenv.Operator {
 
 // restart meets objects that were Ready before, as a roll-out does.
 func (r *trial) restart() *localenv.Operator {
-	before, began := r.requests(r.t), time.Now()
+	before, servers, began := r.requests(r.t), cpuOfServers(r.t), time.Now()
 	op := r.operator(r.t, r.options)
 	took := r.awaitRunning(op, began)
 	_, ready, _ := r.watch.counts()
-	r.t.Logf("restart: all clients run after %s, CPU %s; %d objects are Ready", took.Round(time.Millisecond), cpuOf(r.t, op), ready)
+	r.t.Logf("restart: all clients run after %s; CPU: operator %s, API server %s; %d objects are Ready", took.Round(time.Millisecond), cpuOf(r.t, op),
+		cpuOfServers(r.t)-servers, ready)
 	if ready != 2*r.pairs {
 		r.t.Errorf("restart: %d of %d objects are Ready", ready, 2*r.pairs)
 	}
