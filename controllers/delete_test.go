@@ -4,6 +4,7 @@
 package controllers
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,6 +87,7 @@ func TestC7DeleteEndsWhateverIsBroken(t *testing.T) {
 			t.Fatal("the finalizer went while no operator ran")
 		}
 		again := startOperator(t, operatorOptions{namespace: namespace, incarnates: op})
+		eventually(t, time.Minute, "the host is back", func() bool { return again.controls.Primed(nil) == nil })
 		again.waitGone(o, 10*time.Second)
 	})
 	t.Run("the right to write status is taken away and given back", func(t *testing.T) {
@@ -173,6 +176,32 @@ func (w *wire) setRefuse(f func(*http.Request) *http.Response) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.refuse = f
+}
+
+// TestAHostThatCannotFinishItsLastReportsTakesItsLeaseAway: with very many dying objects and a busy API server the last reports took all of the time, the
+// process ended with an error, and its Lease stayed for all of them to wait for.
+func TestAHostThatCannotFinishItsLastReportsTakesItsLeaseAway(t *testing.T) {
+	t.Parallel()
+	config, wire := onWire(nil)
+	op := startOperator(t, operatorOptions{namespace: newNamespace(t), config: config})
+	o := op.apply("Producer", "x", goodProducer)
+	op.waitReady(o, "x")
+	wire.setRefuse(func(r *http.Request) *http.Response {
+		if strings.HasSuffix(r.URL.Path, "/status") {
+			<-r.Context().Done()
+		}
+		return nil
+	})
+	op.delete(o)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	op.registry.Close(ctx)
+	must(t, op.controls.Leave(ctx))
+	var lease coordinationv1.Lease
+	if err := direct.Get(t.Context(), op.host.key(), &lease); !apierrors.IsNotFound(err) {
+		t.Errorf("after Leave the Lease is there: %v", err)
+	}
+	wire.setRefuse(nil)
 }
 
 // TestEveryHostMustReportBeforeTheFinalizerGoes: two hosts; one cannot finish; the other must wait for it.

@@ -55,7 +55,7 @@ type Options struct {
 	Endpoint string
 	// AuditInterval is the time between audits. Absent: a minute.
 	AuditInterval time.Duration
-	// Workers is how many objects of a kind are reconciled at a time. Absent: 8.
+	// Workers is how many objects of a kind are reconciled at a time. Absent: 16, as a pass mostly waits for the API server.
 	Workers int
 	// Observer counts for metrics. Absent: nobody does.
 	Observer Observer
@@ -108,7 +108,7 @@ func (o Options) withDefaults() Options {
 		o.AuditInterval = time.Minute
 	}
 	if o.Workers == 0 {
-		o.Workers = 8
+		o.Workers = 16
 	}
 	if len(o.Namespaces) == 0 {
 		o.Namespaces = []string{metav1.NamespaceAll}
@@ -189,6 +189,17 @@ func (c *Controllers) Leave(ctx context.Context) error {
 	if left := len(c.options.Registry.List()); left > 0 {
 		return fmt.Errorf("%d clients are not closed yet: this host's Lease stays, so that nobody takes them for closed", left)
 	}
+	c.lastPasses(ctx)
+	return c.options.Host.Leave(ctx)
+}
+
+// lastPasses takes at most half of the time that is left: with very many dying objects the Lease would otherwise stay, and all of them would wait for it.
+func (c *Controllers) lastPasses(ctx context.Context) {
+	if deadline, ok := ctx.Deadline(); ok {
+		half, cancel := context.WithTimeout(ctx, time.Until(deadline)/2)
+		defer cancel()
+		ctx = half
+	}
 	for _, r := range c.reconcilers {
 		for _, key := range c.names.all() {
 			if name, found := c.names.name(key); found && key.Kind == r.kind() && ctx.Err() == nil {
@@ -196,7 +207,6 @@ func (c *Controllers) Leave(ctx context.Context) error {
 			}
 		}
 	}
-	return c.options.Host.Leave(ctx)
 }
 
 // audit compares what runs with what exists, again and again.

@@ -307,7 +307,7 @@ func TestOneDeadBrokerTakesOnlyItsOwnSlots(t *testing.T) {
 		r.w.mu.Lock()
 		pending := r.w.pending
 		r.w.mu.Unlock()
-		if pending != 8 {
+		if pending != defaultOpens {
 			t.Errorf("%d opens at the dead broker at the same time", pending)
 		}
 		after(5 * time.Minute)

@@ -23,6 +23,8 @@ const (
 	useGrace = 2 * time.Second
 	// stableAfter: a client that ran so long has proven its specification; its failures are forgotten.
 	stableAfter = time.Minute
+	// defaultOpens is Options.OpensPerNameServers when it is not given.
+	defaultOpens = 16
 	// closedPolls is in how many health polls in a row a client must report driver.ErrClosed before it is opened anew.
 	closedPolls = 2
 )
@@ -45,7 +47,7 @@ type Options struct {
 	OpenTimeout, ConfirmTimeout, CloseTimeout time.Duration
 	// HealthInterval is the time between two looks at Client.Err of all clients (5 s).
 	HealthInterval time.Duration
-	// OpensPerNameServers is how many clients may be opened at the same time towards one set of name servers (8).
+	// OpensPerNameServers is how many clients may be opened at the same time towards one set of name servers (16).
 	OpensPerNameServers int
 }
 
@@ -54,7 +56,7 @@ func (o Options) withDefaults() Options {
 	o.ConfirmTimeout = orDefault(o.ConfirmTimeout, 10*time.Second)
 	o.CloseTimeout = orDefault(o.CloseTimeout, 7*time.Second)
 	o.HealthInterval = orDefault(o.HealthInterval, 5*time.Second)
-	o.OpensPerNameServers = orDefault(o.OpensPerNameServers, 8)
+	o.OpensPerNameServers = orDefault(o.OpensPerNameServers, defaultOpens)
 	if o.Notify == nil {
 		o.Notify = func(Key) {}
 	}

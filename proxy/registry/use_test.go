@@ -205,7 +205,7 @@ func TestGroup_ALoserLeavesTheQueue(t *testing.T) {
 	inBubble(t, func(_ *testing.T, r *rig) {
 		free := make(chan struct{})
 		r.w.onOpen = until(free)
-		for i := range 8 {
+		for i := range defaultOpens {
 			r.acquire(producer(name("p", i), name("p", i)))
 		}
 		older, younger := pair()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
@@ -236,7 +237,12 @@ func (r *trial) deleteAll(op *localenv.Operator) {
 	}
 }
 
+// deleteIn deletes the objects one by one: the API server gives the deletion of a whole collection a minute.
 func (r *trial) deleteIn(namespace string) {
-	must(r.t, r.client.DeleteAllOf(r.t.Context(), &v1alpha1.Producer{}, client.InNamespace(namespace)))
-	must(r.t, r.client.DeleteAllOf(r.t.Context(), &v1alpha1.Consumer{}, client.InNamespace(namespace)))
+	for _, kind := range []string{"Producer", "Consumer"} {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind + "List"))
+		must(r.t, r.client.List(r.t.Context(), list, client.InNamespace(namespace)))
+		must(r.t, inParallel(len(list.Items), func(i int) error { return client.IgnoreNotFound(r.client.Delete(r.t.Context(), &list.Items[i])) }))
+	}
 }
