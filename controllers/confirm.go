@@ -48,8 +48,10 @@ func confirms(o client.Object) bool {
 }
 
 const (
-	// rollAfter is how many objects of a kind are confirmed one by one within a second before the rest is confirmed from a list.
-	rollAfter = 50
+	// rollAfter is how many objects of a kind are confirmed one by one within a second before others are confirmed from a list. rollQueue is how long
+	// the one who makes it must have waited for its turn: only then do others stand behind it whom the list will serve.
+	rollAfter = 20
+	rollQueue = time.Second
 	// rollAge is how long after its beginning a list is believed.
 	rollAge = 3 * time.Second
 	// rollLimit bounds one list. One that took longer than rollSlow is of little use, and none is tried for rollPause.
@@ -121,7 +123,7 @@ func (c *rollCall) join(visible time.Time) (l *roll, first bool) {
 	switch {
 	case c.last != nil && !c.last.began.Before(visible):
 		return c.last, false
-	case c.last != nil && !c.last.ended(), c.asked <= rollAfter, now.Before(c.pause):
+	case c.last != nil && !c.last.ended(), c.asked <= rollAfter, now.Sub(visible) < rollQueue, now.Before(c.pause):
 		return nil, false
 	}
 	c.last = &roll{began: now, done: make(chan struct{})}

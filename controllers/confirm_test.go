@@ -66,6 +66,13 @@ func (s *slowLists) rollCall() *rollCall {
 	return &rollCall{kind: registry.Producer, reader: s, namespaces: []string{"shop"}}
 }
 
+// inQueue is when an entry became visible that has waited for long enough since then.
+func inQueue() time.Time {
+	visible := time.Now()
+	time.Sleep(rollQueue)
+	return visible
+}
+
 // ask asks n times at once about the first objects, each of which has been visible since, and answers how many the list confirmed.
 func ask(t *testing.T, c *rollCall, n int, visible time.Time) int {
 	t.Helper()
@@ -89,6 +96,10 @@ func TestVeryManyObjectsAreConfirmedByOneList(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newSlowLists(5000)
 		c, visible := api.rollCall(), time.Now()
+		if n := ask(t, c, 5000, visible); n != 0 || api.lists != 0 {
+			t.Errorf("objects that did not have to wait were confirmed by %d lists", api.lists)
+		}
+		time.Sleep(2 * rollQueue)
 		if n := ask(t, c, rollAfter, visible); n != 0 || api.lists != 0 {
 			t.Errorf("a few objects were confirmed by %d lists", api.lists)
 		}
@@ -114,19 +125,21 @@ func TestAListThatBeganBeforeTheEntryWasVisibleConfirmsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newSlowLists(1000)
 		c := api.rollCall()
-		first := time.Now()
+		first := inQueue()
 		var all sync.WaitGroup
 		all.Go(func() { ask(t, c, 1000, first) })
+		began := time.Now()
 		time.Sleep(100 * time.Millisecond) // the list is under way
 		if c.has(t.Context(), "uid-1", time.Now()) {
 			t.Error("a list that was under way when the entry appeared confirmed it")
 		}
 		all.Wait()
 		time.Sleep(time.Second) // few ask now, so that no other list is made
-		if c.has(t.Context(), "uid-1", first.Add(100*time.Millisecond)) {
+		if c.has(t.Context(), "uid-1", began.Add(100*time.Millisecond)) {
 			t.Error("a list that ended after the entry had appeared, and began before, confirmed it")
 		}
-		if n := ask(t, c, 1000, time.Now()); n < 1000-rollAfter || api.lists != 2 {
+		later := inQueue()
+		if n := ask(t, c, 1000, later); n < 1000-rollAfter || api.lists != 2 {
 			t.Errorf("%d of 1000 later entries were confirmed after %d lists, want nearly all by a second one", n, api.lists)
 		}
 	})
@@ -139,7 +152,7 @@ func TestAListConfirmsOnlyWhatLivesWithTheFinalizer(t *testing.T) {
 		api.objects["uid-1"] = metav1.ObjectMeta{UID: "uid-1", Finalizers: []string{proxyv1alpha1.Finalizer}, DeletionTimestamp: &now}
 		api.objects["uid-2"] = metav1.ObjectMeta{UID: "uid-2", Finalizers: []string{"somebody.else/s"}}
 		delete(api.objects, "uid-3")
-		c, visible := api.rollCall(), time.Now()
+		c, visible := api.rollCall(), inQueue()
 		ask(t, c, 1000, visible)
 		for uid, want := range map[types.UID]bool{"uid-1": false, "uid-2": false, "uid-3": false, "uid-4": true} {
 			if got := c.has(t.Context(), uid, visible); got != want {
@@ -161,15 +174,14 @@ func TestListsThatFailOrAreSlowAreNotTriedAgainSoon(t *testing.T) {
 				api.change(broken)
 				c := api.rollCall()
 				for range 5 {
-					ask(t, c, 1000, time.Now())
-					time.Sleep(time.Second)
+					ask(t, c, 1000, inQueue())
 				}
 				if api.lists != 1 {
 					t.Errorf("%d lists were tried in a row, want 1", api.lists)
 				}
 				api.change(func(s *slowLists) { s.err, s.takes = nil, time.Second/2 })
 				time.Sleep(rollPause)
-				if ask(t, c, 1000, time.Now()) == 0 || api.lists != 2 {
+				if ask(t, c, 1000, inQueue()) == 0 || api.lists != 2 {
 					t.Errorf("after a pause %d lists were tried, want a second one that works", api.lists)
 				}
 			})
@@ -180,7 +192,7 @@ func TestListsThatFailOrAreSlowAreNotTriedAgainSoon(t *testing.T) {
 func TestWhoGoesAwayWhileAListIsMadeTakesItFromNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newSlowLists(1000)
-		c, visible := api.rollCall(), time.Now()
+		c, visible := api.rollCall(), inQueue()
 		ask(t, c, rollAfter, visible)
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
