@@ -16,7 +16,7 @@
 //  1. A host is its Lease; creating it, or taking it over with its resourceVersion, comes first (Host.Acquire).
 //  2. The finalizer is added in a pass of its own (addFinalizer).
 //  3. The registry makes the entry first and then asks the API server whether the object is still live (confirm). The other way round, this
-//     host could report "released" between look and start.
+//     host could report "released" between look and start. Very many objects are confirmed by one list (confirm.go).
 //  4. The registry's entry lives until the client's shutdown has returned; so "no entry" is the proof.
 //  5. A view that says dying, gone, or another UID, releases (letGoOfOthers, reconcileDelete).
 //  6. Without an entry this host reports Released with the object's UID (ensureReleased), also if it never ran the object. The UID is there
@@ -38,7 +38,8 @@
 //
 // # Trade-offs
 //
-// Secrets are read by name, once per pass and at least every minute, rather than watched: a watch needs the right to list all Secrets.
+// Secrets are read by name, at each change of an object and at least every minute, rather than watched: a watch needs the right to list all Secrets.
+// One read serves all objects that ask within 5 s of it, but never one that was changed after it (secrets.go).
 // The first pass after a start trusts the cache for what it states and the API server for what it starts, so a cache that lags costs a
 // read and never a client that nobody stops.
 package controllers
