@@ -53,6 +53,13 @@ func (h *harness) NewTopic(t testing.TB, queues int) string {
 
 func (h *harness) NewGroup(testing.TB) string { return "group_" + uuid.NewString()[:13] }
 
+func (h *harness) Settle(t testing.TB) {
+	t.Helper()
+	if err := h.cluster.AwaitDispatch(within(t, 30*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (h *harness) Facts() drivertest.Facts {
 	f := drivertest.Facts{
 		// A slow moment of a broker that shares two cores with the test must not look like a broken promise.

@@ -79,6 +79,7 @@ func TestAConsumerWithTheRightToSubscribeOnlyCanDoEverything(t *testing.T) {
 	topic, group := h.NewTopic(t, 2), h.NewGroup(t)
 	p := h.openProducer(t, h.producerConfig(topic))
 	sendSome(t, p, topic, 4)
+	h.Settle(t)
 	cfg := h.consumerConfig(group, topic)
 	cfg.Connection.Credentials = h.newUser(t, "all_"+topic, rocketmq.Rights{Subscribe: []string{topic}, Groups: []string{group}})
 	cfg.StartFrom = driver.Latest

@@ -26,6 +26,9 @@ type Harness interface {
 	// topic does not exist yet), it makes what is needed so that Facts.Late holds.
 	NewGroup(t testing.TB) string
 
+	// Settle returns when whoever looks for the newest message sees all that was sent before the call. A broker may answer a send earlier.
+	Settle(t testing.TB)
+
 	// Facts are the same at every call.
 	Facts() Facts
 }

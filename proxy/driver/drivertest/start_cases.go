@@ -31,6 +31,7 @@ func caseLatest(k *kit) {
 	p := k.producer(topic)
 	// Few old messages: some queues have one, some are quiet. The new ones reach all.
 	k.send(p, messages(topic, 5)...)
+	k.h.Settle(k)
 	c := k.consumerOf(k.consumerConfig(group, driver.Latest, driver.Subscription{Topic: topic}))
 	k.fetchNone(c, k.facts.Quiet, "the messages are older than the group")
 	fresh := messages(topic, 40)
@@ -44,6 +45,7 @@ func caseLatestReopened(k *kit) {
 	topic, group := k.h.NewTopic(k, 8), k.h.NewGroup(k)
 	p := k.producer(topic)
 	k.send(p, messages(topic, 5)...)
+	k.h.Settle(k)
 	cfg := k.consumerConfig(group, driver.Latest, driver.Subscription{Topic: topic})
 	k.closing("consumer", k.consumerOf(cfg))
 	fresh := messages(topic, 40)

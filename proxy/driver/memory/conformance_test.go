@@ -41,6 +41,8 @@ func (h harness) Driver() driver.Driver      { return New(h.broker) }
 func (h harness) Facts() drivertest.Facts    { return h.facts }
 func (h harness) NewGroup(testing.TB) string { return "group_" + uuid.NewString() }
 
+func (h harness) Settle(testing.TB) {} // a send is answered when it is there
+
 func (h harness) Connection() driver.Connection {
 	return driver.Connection{NameServers: []string{"192.0.2.1:9876"}, Namespace: namespace, Credentials: credentials}
 }

@@ -74,6 +74,7 @@ func offsets(t *testing.T, s *site) {
 	must(t, "make the retry topic", s.MaySend(t.Context(), q.Address, group, RetryTopic(group)))
 	must(t, "create the group", s.CreateGroup(t.Context(), q.Address, group))
 	s.store(t, q, 5)
+	must(t, "dispatch", s.cluster.AwaitDispatch(t.Context()))
 	oldest, next, err := s.Bounds(t.Context(), q, group)
 	if err != nil || oldest != 0 || next != 5 {
 		t.Fatalf("bounds %d to %d, %v", oldest, next, err)
@@ -222,6 +223,7 @@ func TestRetriesUsedUpGoToTheDeadLetterTopic(t *testing.T) {
 	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		if route, err := s.Route(t.Context(), DeadLetterTopic(group)); err == nil {
 			letters := route.Writable(DeadLetterTopic(group))
+			must(t, "dispatch", s.cluster.AwaitDispatch(t.Context()))
 			if next, err := s.MaxOffset(t.Context(), letters[0]); err != nil || next != 1 {
 				t.Errorf("the dead-letter topic has %d messages, %v", next, err)
 			}
