@@ -28,19 +28,20 @@ const (
 	detailShutdown = "this host is shutting the consumer down; send it again, to another host"
 )
 
-// opKind is what an operation does.
-type opKind uint8
+// Action is what is done with a token.
+type Action uint8
 
+// The actions.
 const (
-	opAck opKind = iota
-	opNack
-	opModify
+	ActionAck Action = iota
+	ActionNack
+	ActionModify
 )
 
 // operation is one Ack, Nack or Modify call with the driver calls that it makes. Flights point to it while it runs, so that each flight has
 // one driver call at a time. All fields but kind and ctx are guarded by mu.
 type operation struct {
-	kind   opKind
+	kind   Action
 	ctx    context.Context
 	cancel context.CancelFunc
 	// done is made by the first who waits, and closed at the end.
@@ -53,8 +54,8 @@ type operation struct {
 type answering struct {
 	index   int
 	content content
-	// delay of a Nack, lease of a Modify; both clamped.
-	delay, lease time.Duration
+	// asked is what the caller asked for: delay of a Nack, lease of a Modify; those two are clamped.
+	asked, delay, lease time.Duration
 
 	// flight is the claimed one, nil for a delivery that this window has no record of; handle is what the driver is called with.
 	flight *flight
@@ -72,80 +73,105 @@ type answering struct {
 // Ack acknowledges. It answers one result per token, in order; many tokens make one call of the driver. It waits for that call: OK means
 // what Capabilities.AckConfirmed says. A repeated ack of a token is OK until the token's deadline; concurrent ones share one call.
 func (w *Window) Ack(ctx context.Context, tokens []string) []Result {
-	return w.answer(ctx, opAck, len(tokens), func(i int) (string, time.Duration) { return tokens[i], 0 })
+	return w.answer(ctx, ActionAck, len(tokens), func(i int) (string, time.Duration) { return tokens[i], 0 })
 }
 
 // Nack gives deliveries back, to come again after about their delay (0 to 2 h; other values are clamped) with the attempt raised. The
 // results show the effective delays. A repeated nack of a token is OK until the token's deadline.
 func (w *Window) Nack(ctx context.Context, nacks []Nack) []Result {
-	return w.answer(ctx, opNack, len(nacks), func(i int) (string, time.Duration) { return nacks[i].Token, nacks[i].Delay })
+	return w.answer(ctx, ActionNack, len(nacks), func(i int) (string, time.Duration) { return nacks[i].Token, nacks[i].Delay })
 }
 
 // Modify moves deadlines to now + AckDeadline (1 s to MaxLease; other values are clamped). The results show the new tokens, which alone are
 // good from then on, and the real deadlines.
 func (w *Window) Modify(ctx context.Context, mods []Modify) []Result {
-	return w.answer(ctx, opModify, len(mods), func(i int) (string, time.Duration) { return mods[i].Token, mods[i].AckDeadline })
+	return w.answer(ctx, ActionModify, len(mods), func(i int) (string, time.Duration) { return mods[i].Token, mods[i].AckDeadline })
 }
 
-// answer is the way of all three: open and judge the tokens, then claim, call the driver and settle, in rounds. A further round is needed
-// only for tokens on which another call was at work.
-func (w *Window) answer(ctx context.Context, kind opKind, n int, item func(int) (string, time.Duration)) []Result {
+// answer is the way of all three: open and judge the tokens; ask the hosts that made those of others; claim, call the driver and settle for the rest,
+// which may be what a host that is gone has left.
+func (w *Window) answer(ctx context.Context, kind Action, n int, item func(int) (string, time.Duration)) []Result {
 	results := make([]Result, n)
 	todo := make([]*answering, 0, n)
 	space := make([]answering, n)
+	var away *errands
 	for i := range n {
 		token, d := item(i)
 		results[i].Token = token
 		a := &space[i]
-		a.index, a.delay = i, min(max(d, 0), maxNackDelay)
-		a.lease = d
-		if w.judge(token, a, &results[i]) {
+		a.index, a.asked, a.delay, a.lease = i, d, min(max(d, 0), maxNackDelay), d
+		switch w.judge(token, a, &results[i]) {
+		case here:
 			todo = append(todo, a)
+		case elsewhere:
+			away = away.with(a)
+		case answered:
 		}
 	}
+	away.send(ctx, w, kind, results)
+	w.rounds(ctx, kind, todo, results)
+	w.rounds(ctx, kind, away.back(), results)
+	return results
+}
+
+// rounds claims, calls the driver and settles. A further round is needed only for tokens on which another call was at work.
+func (w *Window) rounds(ctx context.Context, kind Action, todo []*answering, results []Result) {
 	for round := 0; len(todo) > 0; round++ {
 		if round == maxRounds {
 			for _, a := range todo {
 				results[a.index].set(Retry, "other calls are at work on the same delivery")
 			}
-			return results
+			return
 		}
 		todo = w.round(ctx, kind, todo, results)
 	}
-	return results
 }
 
 func (r *Result) set(o Outcome, detail string) { r.Outcome, r.Detail = o, detail }
 
-// judge opens a token. It reports whether the token goes on to the table and the driver; otherwise r is the answer.
-func (w *Window) judge(token string, a *answering, r *Result) bool {
+// judgement is what becomes of a token after it was opened.
+type judgement uint8
+
+const (
+	// answered: its result is there.
+	answered judgement = iota
+	// here: it goes to the table and the driver.
+	here
+	// elsewhere: the process that made it is asked.
+	elsewhere
+)
+
+// judge opens a token.
+func (w *Window) judge(token string, a *answering, r *Result) judgement {
 	c, err := w.sealer.openContent(token, w.origin)
 	switch {
 	case errors.Is(err, errKeyPending):
 		r.set(Retry, "the token was "+err.Error())
-		return false
+		return answered
 	case errors.Is(err, errUnknownKey):
 		r.set(Expired, "the token was "+err.Error())
-		return false
+		return answered
 	case err != nil:
 		r.set(Invalid, err.Error())
-		return false
+		return answered
 	case c.foreign != nil && c.foreign.ConsumerUID != w.origin.ConsumerUID:
 		r.set(Invalid, "an ack token of another Consumer")
-		return false
+		return answered
 	}
 	a.content, a.handle = c, c.handle
 	switch {
 	case w.isOver(&c):
 		r.set(Expired, "the ack deadline has passed")
-	case c.foreign == nil && c.id != 0 || w.caps.AckFromAnyHost:
-		return true
-	case c.foreign == nil:
-		r.set(Expired, detailReplaced)
+	case c.foreign == nil && c.id != 0:
+		return here
+	case c.foreign != nil && c.foreign.Host != w.origin.Host && w.peers != nil:
+		return elsewhere
+	case w.caps.AckFromAnyHost:
+		return here
 	default:
 		w.judgeForeign(c.foreign, r)
 	}
-	return false
+	return answered
 }
 
 // isOver reports whether the token's deadline has passed for certain.
@@ -157,15 +183,13 @@ func (w *Window) isOver(c *content) bool {
 	return c.deadline <= now
 }
 
-// judgeForeign answers for a delivery of another window with a driver that must be asked on the host that fetched.
+// judgeForeign answers for a delivery of another window, nil = one that was replaced, with a driver that must be asked on the host that fetched.
 func (w *Window) judgeForeign(from *foreignOrigin, r *Result) {
 	switch {
-	case from.Host == w.origin.Host && from.Incarnation == w.origin.Incarnation:
+	case from == nil, from.Host == w.origin.Host && from.Incarnation == w.origin.Incarnation:
 		r.set(Expired, detailReplaced)
 	case from.Host == w.origin.Host:
 		r.set(Expired, "delivered by an earlier process of host "+from.Host+"; the message comes again")
-	case w.peer != nil && w.peer(from.Host, from.Incarnation) == PeerGone:
-		r.set(Expired, "delivered by host "+from.Host+", which is gone; the message comes again")
 	default:
 		r.set(Retry, "delivered by host "+from.Host+"; send it there")
 	}
@@ -175,13 +199,13 @@ func (w *Window) judgeForeign(from *foreignOrigin, r *Result) {
 type waiting struct {
 	a    *answering
 	f    *flight
-	kind opKind
+	kind Action
 	// done is closed at that operation's end; nil when it is the caller's own, which has a token twice.
 	done <-chan struct{}
 }
 
 // round claims what can be claimed, calls the driver, settles, and answers what has to be looked at again.
-func (w *Window) round(ctx context.Context, kind opKind, todo []*answering, results []Result) (again []*answering) {
+func (w *Window) round(ctx context.Context, kind Action, todo []*answering, results []Result) (again []*answering) {
 	op := w.begin(ctx, kind)
 	if op == nil {
 		for _, a := range todo {
@@ -192,7 +216,7 @@ func (w *Window) round(ctx context.Context, kind opKind, todo []*answering, resu
 	claimed, others := w.claim(op, todo, results)
 	w.callDriver(op, claimed)
 	w.settle(op, claimed, results)
-	if kind == opModify {
+	if kind == ActionModify {
 		w.sealRenewed(claimed, results)
 	}
 	for _, o := range others {
@@ -204,7 +228,7 @@ func (w *Window) round(ctx context.Context, kind opKind, todo []*answering, resu
 }
 
 // begin registers an operation, so that Close can end and join it; nil after Close.
-func (w *Window) begin(ctx context.Context, kind opKind) *operation {
+func (w *Window) begin(ctx context.Context, kind Action) *operation {
 	op := &operation{kind: kind}
 	op.ctx, op.cancel = context.WithCancel(ctx)
 	w.mu.Lock()
@@ -251,7 +275,7 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 			claimed = append(claimed, a)
 		}
 	}
-	if op.kind == opModify {
+	if op.kind == ActionModify {
 		for _, a := range claimed {
 			a.lease = min(max(a.lease, minLease), w.settings.MaxLease)
 		}
@@ -260,17 +284,17 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 }
 
 // endedLocked answers for a delivery that is not in flight any more although its token's deadline has not passed.
-func (w *Window) endedLocked(kind opKind, c content, r *Result) {
+func (w *Window) endedLocked(kind Action, c content, r *Result) {
 	v := w.voids[c.id]
 	switch {
-	case v != nil && v.void == voidNacked && kind == opNack && v.generation == c.generation:
+	case v != nil && v.void == voidNacked && kind == ActionNack && v.generation == c.generation:
 		r.set(OK, "")
 		r.EffectiveDelay = v.delay
 	case v != nil:
 		r.set(Expired, v.void.String())
 	case c.id <= w.voidFloor:
 		r.set(Expired, "no longer known on this host")
-	case kind == opAck:
+	case kind == ActionAck:
 		r.set(OK, "")
 	default:
 		r.set(Expired, "acknowledged already")
@@ -283,7 +307,7 @@ func (w *Window) callDriver(op *operation, claimed []*answering) {
 		return
 	}
 	switch op.kind {
-	case opAck:
+	case ActionAck:
 		handles := make([]driver.Handle, len(claimed))
 		for i, a := range claimed {
 			handles[i] = a.handle
@@ -291,9 +315,9 @@ func (w *Window) callDriver(op *operation, claimed []*answering) {
 		for i, err := range w.callAck(op.ctx, handles) {
 			claimed[i].err = err
 		}
-	case opNack:
+	case ActionNack:
 		each(claimed, func(a *answering) { a.effective, a.err = w.callNack(op.ctx, a.handle, a.delay) })
-	case opModify:
+	case ActionModify:
 		each(claimed, func(a *answering) { a.renewed, a.deadline, a.err = w.callExtend(op.ctx, a.handle, a.lease) })
 	}
 }
@@ -348,7 +372,7 @@ func (w *Window) settle(op *operation, claimed []*answering, results []Result) {
 	w.wg.Done()
 }
 
-func (w *Window) settleOneLocked(kind opKind, a *answering, r *Result, now int64, e *effects) {
+func (w *Window) settleOneLocked(kind Action, a *answering, r *Result, now int64, e *effects) {
 	f := a.flight
 	live := f != nil && f.state != ended
 	switch {
@@ -358,13 +382,13 @@ func (w *Window) settleOneLocked(kind opKind, a *answering, r *Result, now int64
 			w.endLocked(f, voidLeaseOver, now)
 			e.ended(Lapsed, 1)
 		}
-	case kind == opAck:
+	case kind == ActionAck:
 		r.set(OK, "")
 		if live {
 			w.endLocked(f, notVoid, now)
 			e.ended(Acked, 1)
 		}
-	case kind == opNack:
+	case kind == ActionNack:
 		r.set(OK, "")
 		r.EffectiveDelay = a.effective
 		if live {
@@ -372,7 +396,7 @@ func (w *Window) settleOneLocked(kind opKind, a *answering, r *Result, now int64
 			w.endLocked(f, voidNacked, now)
 			e.ended(Nacked, 1)
 		}
-	case kind == opModify:
+	case kind == ActionModify:
 		r.set(OK, "")
 		r.Deadline = a.deadline
 		if live {
@@ -436,7 +460,7 @@ func (w *Window) sealRenewed(claimed []*answering, results []Result) {
 
 // await waits for another operation on the same delivery. An ack or nack shares the answer of another of its kind; everything else is looked
 // at again afterwards, which await reports.
-func (w *Window) await(ctx context.Context, o waiting, kind opKind, r *Result) (again bool) {
+func (w *Window) await(ctx context.Context, o waiting, kind Action, r *Result) (again bool) {
 	if o.done != nil {
 		select {
 		case <-o.done:
@@ -445,7 +469,7 @@ func (w *Window) await(ctx context.Context, o waiting, kind opKind, r *Result) (
 			return false
 		}
 	}
-	if o.kind != kind || kind == opModify {
+	if o.kind != kind || kind == ActionModify {
 		return true
 	}
 	w.mu.Lock()

@@ -18,13 +18,24 @@ import (
 
 func one(rs []Result) Result { return rs[0] }
 
+// saying is hosts that give an error in place of answers.
+type saying struct{ error }
+
+func (s saying) Settle(context.Context, string, string, Settlement) ([]Result, error) {
+	return nil, s.error
+}
+
+func hostB(o *Options) { o.Host, o.Incarnation = "host-b", "i" }
+
 func TestTokensOfOthersAreJudged(t *testing.T) {
 	otherKey, err := NewSealer(RandomKey())
 	if err != nil {
 		t.Fatal(err)
 	}
-	alive := func(string, string) PeerState { return PeerAlive }
-	gone := func(string, string) PeerState { return PeerGone }
+	silent := func(o *Options) { o.Peers = saying{ErrNotAsked} }
+	gone := func(o *Options) { o.Peers = saying{ErrPeerGone} }
+	unsure := func(o *Options) { o.Peers = saying{context.DeadlineExceeded} }
+	both := func(a, b func(*Options)) func(*Options) { return func(o *Options) { a(o); b(o) } }
 	cases := []struct {
 		name   string
 		maker  func(*Options) // of the window that delivers
@@ -36,12 +47,16 @@ func TestTokensOfOthersAreJudged(t *testing.T) {
 		{"of another Consumer is INVALID", func(o *Options) { o.ConsumerUID = "uid-2" }, nil, Invalid, "another Consumer", 0},
 		{"of another Consumer is INVALID even where any host may ack", func(o *Options) { o.ConsumerUID = "uid-2" }, anyHost, Invalid, "another Consumer", 0},
 		{"with an unknown key is EXPIRED", func(o *Options) { o.Sealer = otherKey }, nil, Expired, "key that is not in use", 0},
-		{"of a host that lives is RETRY", func(o *Options) { o.Host, o.Incarnation = "host-b", "i" }, func(o *Options) { o.Peer = alive }, Retry, "delivered by host host-b", 0},
-		{"of a host of which nothing is known is RETRY", func(o *Options) { o.Host = "host-b" }, nil, Retry, "delivered by host host-b", 0},
-		{"of a host that is gone is EXPIRED", func(o *Options) { o.Host = "host-b" }, func(o *Options) { o.Peer = gone }, Expired, "host-b, which is gone", 0},
-		{"of an earlier process of this host is EXPIRED", func(o *Options) { o.Incarnation = "inc-0" }, func(o *Options) { o.Peer = alive }, Expired, "an earlier process", 0},
+		{"of a host that cannot be asked is RETRY", hostB, silent, Retry, "delivered by host host-b; it cannot", 0},
+		{"of another host is RETRY where nobody is asked", hostB, nil, Retry, "delivered by host host-b", 0},
+		{"of a host that is gone is EXPIRED", hostB, gone, Expired, "host-b, which is gone", 0},
+		{"of a host that gave no answer is RETRY", hostB, unsure, Retry, "the effect is unknown: delivered by host host-b", 0},
+		{"of an earlier process of this host is EXPIRED", func(o *Options) { o.Incarnation = "inc-0" }, silent, Expired, "an earlier process", 0},
 		{"of a client that was replaced in this process is EXPIRED", nil, nil, Expired, "was replaced", 0},
-		{"of any host goes to the driver when that can", func(o *Options) { o.Host = "host-b" }, anyHost, OK, "", 1},
+		{"of any host goes to the driver when that can", hostB, anyHost, OK, "", 1},
+		{"of a host that cannot be asked goes to the driver when that can", hostB, both(anyHost, silent), OK, "", 1},
+		{"of a host that is gone goes to the driver when that can", hostB, both(anyHost, gone), OK, "", 1},
+		{"of a host that gave no answer goes nowhere else", hostB, both(anyHost, unsure), Retry, "the effect is unknown", 0},
 		{"of a replaced client goes to the driver when that can", nil, anyHost, OK, "", 1},
 	}
 	for _, c := range cases {
@@ -67,7 +82,7 @@ func TestTokensOfOthersAreJudged(t *testing.T) {
 
 // A deadline in a foreign token is told by another host's clock. Until it has passed by more than clocks may differ, the one who knows is asked.
 func TestAForeignTokensDeadlineIsAFirstFilterOnly(t *testing.T) {
-	alive := func(o *Options) { o.Peer = func(string, string) PeerState { return PeerAlive } }
+	maker := func(o *Options) { o.Peers = saying{ErrNotAsked} }
 	cases := []struct {
 		name   string
 		judge  func(*Options)
@@ -78,13 +93,13 @@ func TestAForeignTokensDeadlineIsAFirstFilterOnly(t *testing.T) {
 		{"before it the driver decides", anyHost, 9 * time.Second, OK, 1},
 		{"shortly after it the driver decides", anyHost, 10 * time.Second, Expired, 1},
 		{"long after it nobody is asked", anyHost, 10*time.Second + clockTolerance, Expired, 0},
-		{"shortly after it the live host that made it decides", alive, 10 * time.Second, Retry, 0},
-		{"long after it that host is not asked", alive, 10*time.Second + clockTolerance, Expired, 0},
+		{"shortly after it the host that made it decides", maker, 10 * time.Second, Retry, 0},
+		{"long after it that host is not asked", maker, 10*time.Second + clockTolerance, Expired, 0},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			inTime(t, func(t *testing.T) {
-				maker := newRig(t, Settings{AckDeadline: 10 * time.Second}, func(o *Options) { o.Host = "host-b" })
+				maker := newRig(t, Settings{AckDeadline: 10 * time.Second}, hostB)
 				asked := newRig(t, Settings{}, c.judge)
 				asked.consumer = maker.broker
 				maker.broker.put("m", 1, 1)

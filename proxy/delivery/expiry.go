@@ -163,7 +163,7 @@ func (w *Window) sweepLocked(e *effects) {
 
 // lapseLocked ends a delivery whose deadline has passed. A driver call that can prolong or finish it decides instead, when it ends.
 func (w *Window) lapseLocked(f *flight, now int64, e *effects) {
-	if f.digging || f.op != nil && f.op.kind == opModify {
+	if f.digging || f.op != nil && f.op.kind == ActionModify {
 		f.lapsed = true
 		w.heap.remove(f)
 		return

@@ -140,15 +140,30 @@ type twoHosts struct {
 	broker *popBroker
 	a, b   *Window
 	token  string
+	// apart: the hosts cannot ask each other.
+	apart bool
+}
+
+// Settle is delivery.Peers of both windows.
+func (h *twoHosts) Settle(ctx context.Context, host, _ string, s Settlement) ([]Result, error) {
+	w := map[string]*Window{"host-a": h.a, "host-b": h.b}[host]
+	switch {
+	case h.apart:
+		return nil, ErrNotAsked
+	case w.life.Err() != nil:
+		return nil, ErrPeerGone
+	default:
+		return w.Settle(ctx, s), nil
+	}
 }
 
 const hostsDeadline = 30 * time.Second
 
-func newTwoHosts(t *testing.T) *twoHosts {
-	h := &twoHosts{t: t, broker: newPopBroker()}
+func newTwoHosts(t *testing.T, apart bool) *twoHosts {
+	h := &twoHosts{t: t, broker: newPopBroker(), apart: apart}
 	window := func(host string) *Window {
 		w := NewWindow(h.broker, Options{
-			Settings: Settings{AckDeadline: hostsDeadline}, Origin: Origin{ConsumerUID: "uid", Host: host, Incarnation: "i"}, Sealer: sealerOf(t, testKey),
+			Settings: Settings{AckDeadline: hostsDeadline}, Origin: Origin{ConsumerUID: "uid", Host: host, Incarnation: "i"}, Sealer: sealerOf(t, testKey), Peers: h,
 			Capabilities: driver.Capabilities{AckFromAnyHost: true, MaxLease: 12 * time.Hour},
 		})
 		t.Cleanup(w.Close)
@@ -243,44 +258,76 @@ func TestTokensOnTwoHosts(t *testing.T) {
 			time.Sleep(hostsDeadline + hostsDeadline/2)
 			h.ack(h.b, again, OK)
 		}, 0},
-		// What no host can know: RocketMQ does not say that a handle is stale, and hosts do not tell each other. docs/api.md asks applications to
-		// use only the newest token and not to extend what they have acknowledged; DESIGN.md tells why that is all.
-		{"limit: an old token on a host that has not seen the extension", func(h *twoHosts) {
+	}
+	for _, c := range cases {
+		for _, apart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s (apart: %t)", c.name, apart), func(t *testing.T) {
+				inTime(t, func(t *testing.T) { twoHostsCase(t, apart, c.do, c.again) })
+			})
+		}
+	}
+}
+
+func twoHostsCase(t *testing.T, apart bool, do func(h *twoHosts), again int) {
+	h := newTwoHosts(t, apart)
+	do(h)
+	time.Sleep(time.Hour)
+	synctest.Wait()
+	h.broker.pop.Lock()
+	defer h.broker.pop.Unlock()
+	want(t, "times that the message comes again", h.broker.ready, again)
+}
+
+// TestTwoOperationsOnOneDeliveryOnTwoHosts is what RocketMQ does not tell: it answers OK to a stale handle. The host that made the token knows; while hosts
+// are apart nobody does, the second answer is OK and the message comes again. docs/api.md asks applications to use only the newest token and not
+// to extend what they have acknowledged.
+func TestTwoOperationsOnOneDeliveryOnTwoHosts(t *testing.T) {
+	cases := []struct {
+		name                   string
+		do                     func(h *twoHosts, second Outcome)
+		again, againWhileApart int
+	}{
+		{"an old token on a host that has not seen the extension", func(h *twoHosts, second Outcome) {
 			h.extend(h.a, h.token, OK)
-			h.ack(h.b, h.token, OK)
-		}, 1},
-		{"limit: an old token where it was delivered, extended elsewhere", func(h *twoHosts) {
+			h.ack(h.b, h.token, second)
+		}, 1, 1},
+		{"an old token where it was delivered, extended elsewhere", func(h *twoHosts, second Outcome) {
 			h.extend(h.b, h.token, OK)
-			h.ack(h.a, h.token, OK)
-		}, 1},
-		{"limit: nacked on one host, acknowledged on the other", func(h *twoHosts) {
+			h.ack(h.a, h.token, second)
+		}, 1, 1},
+		{"nacked on one host, acknowledged on the other", func(h *twoHosts, second Outcome) {
 			h.nack(h.a, h.token, OK)
+			h.ack(h.b, h.token, second)
+		}, 1, 1},
+		{"extended on a host that has not seen the ack", func(h *twoHosts, second Outcome) {
 			h.ack(h.b, h.token, OK)
-		}, 1},
-		{"limit: extended on a host that has not seen the ack", func(h *twoHosts) {
-			h.ack(h.b, h.token, OK)
-			h.extend(h.a, h.token, OK)
-		}, 1},
+			h.extend(h.a, h.token, second)
+		}, 0, 1},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			inTime(t, func(t *testing.T) {
-				h := newTwoHosts(t)
-				c.do(h)
-				time.Sleep(time.Hour)
-				synctest.Wait()
-				h.broker.pop.Lock()
-				defer h.broker.pop.Unlock()
-				want(t, "times that the message comes again", h.broker.ready, c.again)
-			})
+			inTime(t, func(t *testing.T) { twoHostsCase(t, false, func(h *twoHosts) { c.do(h, Expired) }, c.again) })
+		})
+		t.Run(c.name+", while hosts are apart", func(t *testing.T) {
+			inTime(t, func(t *testing.T) { twoHostsCase(t, true, func(h *twoHosts) { c.do(h, OK) }, c.againWhileApart) })
 		})
 	}
 }
 
-// What was acknowledged on another host leaves this one's window at its deadline.
-func TestADeliveryThatWasAcknowledgedElsewhereLeavesTheWindowAtItsDeadline(t *testing.T) {
+// What was acknowledged on another host makes room in this one's window.
+func TestADeliveryThatWasAcknowledgedElsewhereLeavesTheWindowAtOnce(t *testing.T) {
 	inTime(t, func(t *testing.T) {
-		h := newTwoHosts(t)
+		h := newTwoHosts(t, false)
+		h.ack(h.b, h.token, OK)
+		n, _ := h.a.InFlight()
+		want(t, "in flight", n, 0)
+	})
+}
+
+// While hosts are apart it does so at its deadline.
+func TestADeliveryThatWasAcknowledgedWhileHostsAreApartLeavesTheWindowAtItsDeadline(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		h := newTwoHosts(t, true)
 		h.ack(h.b, h.token, OK)
 		n, _ := h.a.InFlight()
 		want(t, "in flight before the deadline", n, 1)
@@ -289,4 +336,52 @@ func TestADeliveryThatWasAcknowledgedElsewhereLeavesTheWindowAtItsDeadline(t *te
 		n, _ = h.a.InFlight()
 		want(t, "in flight after the deadline", n, 0)
 	})
+}
+
+// One call with tokens of both hosts: each answers for its own, in the order of the call.
+func TestOneCallWithTokensOfSeveralHosts(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		h := newTwoHosts(t, false)
+		h.broker.pop.Lock()
+		h.broker.ready++
+		h.broker.pop.Unlock()
+		r, err := h.b.Attach(ReceiverOptions{MaxMessages: 1})
+		must(t, err)
+		theirs, ours := h.token, receive(t, r, 1)[0].Token
+		r.Close()
+		results := h.b.Ack(t.Context(), []string{theirs, "nonsense", ours, theirs})
+		for i, want := range []Outcome{OK, Invalid, OK, OK} {
+			wantOutcome(t, fmt.Sprintf("token %d", i), results[i], want)
+		}
+		want(t, "the first result's token", results[0].Token, theirs)
+		want(t, "the last result's token", results[3].Token, theirs)
+		for _, w := range []*Window{h.a, h.b} {
+			n, _ := w.InFlight()
+			want(t, "in flight", n, 0)
+		}
+	})
+}
+
+// Close ends a question that is not answered, and joins it.
+func TestCloseEndsWhatIsAskedOfOtherHosts(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		maker := newRig(t, Settings{}, hostB)
+		asked := newRig(t, Settings{}, func(o *Options) { o.Peers = hanging{} })
+		maker.broker.put("m", 1, 1)
+		ds := receive(t, maker.attach(t, ReceiverOptions{MaxMessages: 1}), 1)
+		answer := make(chan Result, 1)
+		go func() { answer <- one(asked.Ack(context.Background(), tokens(ds))) }()
+		synctest.Wait()
+		asked.Close()
+		wantOutcome(t, "ack", <-answer, Retry)
+		wantOutcome(t, "ack after Close", one(asked.Ack(t.Context(), tokens(ds))), Retry)
+	})
+}
+
+// hanging is hosts that never answer.
+type hanging struct{}
+
+func (hanging) Settle(ctx context.Context, _, _ string, _ Settlement) ([]Result, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }

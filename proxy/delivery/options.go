@@ -39,16 +39,6 @@ type Origin struct {
 	Incarnation string
 }
 
-// PeerState says what is known of another host's incarnation.
-type PeerState int
-
-// The states of a peer. Unknown is treated like Alive: the caller is told to try again.
-const (
-	PeerUnknown PeerState = iota
-	PeerAlive
-	PeerGone
-)
-
 // Options are what a window is made of.
 type Options struct {
 	Settings
@@ -57,8 +47,8 @@ type Options struct {
 	Capabilities driver.Capabilities
 	// Sealer makes and opens tokens. Required. Windows share one.
 	Sealer *Sealer
-	// Peer says whether the host that made a foreign token still lives; nil = never known. It must not block.
-	Peer func(host, incarnation string) PeerState
+	// Peers asks the hosts that made the tokens of others; nil = nobody is asked.
+	Peers Peers
 	// Observer is told what happens; may be nil.
 	Observer Observer
 	Log      logr.Logger

@@ -201,10 +201,9 @@ func (s *Sealer) openContent(token string, ours *origin) (content, error) {
 	if head[0] != sealVersion {
 		return content{}, errNotAToken
 	}
-	ring, id := s.ring.Load(), KeyID(head[1:])
-	aead, known := ring.open[id]
-	if !known {
-		return content{}, s.unknown.judge(id, ring.readAt)
+	aead, err := s.keyOf(head)
+	if err != nil {
+		return content{}, err
 	}
 	buf.plain, err = aead.Open(buf.plain[:0], rest[:nonceSize], rest[nonceSize:], head)
 	if err != nil {

@@ -34,7 +34,7 @@ type Window struct {
 	caps     driver.Capabilities
 	origin   *origin
 	sealer   *Sealer
-	peer     func(host, incarnation string) PeerState
+	peers    Peers
 	obs      Observer
 	log      logr.Logger
 	start    time.Time
@@ -102,7 +102,7 @@ type lockedState struct {
 func NewWindow(c driver.Consumer, o Options) *Window {
 	w := &Window{
 		consumer: c, caps: o.Capabilities, origin: newOrigin(o.Origin, windowNumbers.Add(1)),
-		sealer: o.Sealer, peer: o.Peer, obs: o.Observer, log: o.Log, start: time.Now(),
+		sealer: o.Sealer, peers: o.Peers, obs: o.Observer, log: o.Log, start: time.Now(),
 	}
 	if w.obs == nil {
 		w.obs = nobody{}

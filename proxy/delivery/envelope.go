@@ -1,0 +1,50 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package delivery
+
+import (
+	"crypto/cipher"
+	"slices"
+)
+
+// Envelopes are for what hosts tell each other. Who can open one that another has sealed shares its keys, so that the envelope is also the proof of
+// who speaks. The form is that of a token, in bytes; the purpose is authenticated with it, so that no token can pass for an envelope, nor an envelope of
+// one purpose for one of another.
+
+// Seal makes an envelope. The purpose must not be empty.
+func (s *Sealer) Seal(purpose string, plain []byte) []byte {
+	nonce, key := s.nonce(), &s.ring.Load().seal
+	sealed := make([]byte, 0, sealedMin+len(plain))
+	sealed = append(append(sealed, key.head[:]...), nonce[:]...)
+	return key.aead.Seal(sealed, nonce[:], plain, additional(key.head[:], purpose))
+}
+
+// Open opens an envelope of this purpose. Its errors are those of tokens: not one of ours, or of a key that is not known here (yet).
+func (s *Sealer) Open(purpose string, sealed []byte) ([]byte, error) {
+	if len(sealed) < sealedMin || sealed[0] != sealVersion {
+		return nil, errNotAToken
+	}
+	head, rest := sealed[:headSize], sealed[headSize:]
+	aead, err := s.keyOf(head)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := aead.Open(nil, rest[:nonceSize], rest[nonceSize:], additional(head, purpose))
+	if err != nil {
+		return nil, errNotAToken
+	}
+	return plain, nil
+}
+
+func additional(head []byte, purpose string) []byte { return append(slices.Clone(head), purpose...) }
+
+// keyOf finds the key that a head names.
+func (s *Sealer) keyOf(head []byte) (cipher.AEAD, error) {
+	ring, id := s.ring.Load(), KeyID(head[1:])
+	aead, known := ring.open[id]
+	if !known {
+		return nil, s.unknown.judge(id, ring.readAt)
+	}
+	return aead, nil
+}
