@@ -63,6 +63,7 @@ rocketmq: ## Run a real Apache RocketMQ on loopback until Ctrl-C; ROCKETMQ_FLAGS
 .PHONY: generate
 generate: $(BIN)/buf $(BIN)/protoc-gen-go $(BIN)/protoc-gen-go-grpc $(BIN)/protoc-gen-grpc-gateway $(BIN)/protoc-gen-openapiv2 $(BIN)/controller-gen ## Generate code, CRDs, roles, the OpenAPI document, the pages of docs/ and the dashboard
 	$(BIN)/buf generate
+	$(BIN)/buf generate --template buf.gen.peer.yaml
 	$(BIN)/controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/v1alpha1/...
 	@$(MAKE) manifests
 	go run ./hack/docs

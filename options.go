@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ type options struct {
 	tokenAudience                                                        string
 	allowedNameServers, defaultNameServers, watchNamespaces              []string
 	enableMemoryDriver                                                   bool
-	namespace, hostID, hostLockDir, endpoint                             string
+	namespace, hostID, hostLockDir, endpoint, peerAddress                string
 	drainTimeout, shutdownGrace, auditInterval, keyRotation              time.Duration
 	limits                                                               server.Limits
 }
@@ -88,6 +89,8 @@ func (o *options) bindOperator(flags *flag.FlagSet) {
 	flags.StringVar(&o.hostID, "host-id", "", "name of this host when it does not run in a pod (POD_NAME and POD_UID unset)")
 	flags.StringVar(&o.hostLockDir, "host-lock-dir", os.TempDir(), "folder of the file lock that keeps --host-id exclusive on a machine")
 	flags.StringVar(&o.endpoint, "endpoint", "", "host:port that status.endpoint shows to applications")
+	flags.StringVar(&o.peerAddress, "peer-address", "", "host:port at which other hosts of this operator reach the gRPC port, to ask about deliveries of this host; "+
+		"empty = POD_IP, or the address of --grpc-bind-address if it names one, with the gRPC port; none = they do not")
 	flags.DurationVar(&o.drainTimeout, "drain-timeout", 30*time.Second, "longest time for receivers to acknowledge when this host stops")
 	flags.DurationVar(&o.shutdownGrace, "shutdown-grace", 45*time.Second, "longest time for the whole stop; shorter than the pod's grace period")
 	flags.DurationVar(&o.auditInterval, "audit-interval", time.Minute, "time between two comparisons of running clients with the objects")
@@ -120,6 +123,11 @@ func (o *options) check() error {
 	if o.keyRotation != 0 && o.keyRotation < controllers.MinKeyRotation {
 		return fmt.Errorf("--ack-key-rotation (%s) must be at least %s, or 0 for never", o.keyRotation, controllers.MinKeyRotation)
 	}
+	if o.peerAddress != "" && o.peerAddress != "none" {
+		if _, _, err := net.SplitHostPort(o.peerAddress); err != nil {
+			return fmt.Errorf("--peer-address: %q is not host:port: %w", o.peerAddress, err)
+		}
+	}
 	for _, address := range o.defaultNameServers {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			return fmt.Errorf("--default-name-servers: %q is not host:port: %w", address, err)
@@ -136,4 +144,21 @@ func (o *options) check() error {
 		return fmt.Errorf("--pprof-bind-address: %q is not a loopback address; profiles show what is in memory", o.pprofAddress)
 	}
 	return nil
+}
+
+// addressForPeers is where other hosts reach this one, which listens for gRPC at listens; empty = they cannot.
+func (o *options) addressForPeers(listens net.Addr) string {
+	tcp, isTCP := listens.(*net.TCPAddr)
+	host := os.Getenv("POD_IP")
+	switch {
+	case o.peerAddress == "none" || !isTCP:
+		return ""
+	case o.peerAddress != "":
+		return o.peerAddress
+	case !tcp.IP.IsUnspecified():
+		host = tcp.IP.String()
+	case host == "":
+		return ""
+	}
+	return net.JoinHostPort(host, strconv.Itoa(tcp.Port))
 }

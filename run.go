@@ -32,6 +32,7 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/choice"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/peers"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
@@ -51,15 +52,16 @@ type host struct {
 	controllers *controllers.Controllers
 	manager     ctrl.Manager
 	chooser     *choice.Chooser[registry.Key]
+	peers       *peers.Peers
 }
 
 // run starts the host, waits for the end of ctx or a failure, and stops in order.
 //
-// Start: the keys of ack tokens, without which nothing is served -> identity (the Lease: before any client, host protocol rule 1) -> registry ->
-// controllers -> proxy. Stop, when ctx ends:
+// Start: the keys of ack tokens, without which nothing is served -> identity -> registry, controllers and proxy are made, the ports are open -> the Lease
+// (before any client, host protocol rule 1; it names the port for other hosts) -> controllers and proxy run. Stop, when ctx ends:
 //
 //  1. the proxy: readiness false, gate closed, drain, streams ended, clients shut down (proxy/proxy.go has the steps);
-//     the controllers still run, because objects that are dying wait for this host's word;
+//     the controllers still run, because objects that are dying wait for this host's word; then the connections to other hosts;
 //  2. Controllers.Leave: a last report for dying objects, then the own Lease goes;
 //  3. the manager: controllers, caches, probes and metrics; after it the chooser of drivers, which nobody asks any more.
 func run(ctx context.Context, o options, log logr.Logger) error {
@@ -78,6 +80,7 @@ func run(ctx context.Context, o options, log logr.Logger) error {
 		managed <- h.manager.Start(managerCtx)
 	}()
 	proxyErr := h.proxy.Start(proxyCtx) // returns when everything of the proxy has stopped
+	h.peers.Close()
 
 	leaveCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(time.Second, o.shutdownGrace-o.drainTimeout-5*time.Second))
 	defer cancel()
@@ -91,8 +94,8 @@ func run(ctx context.Context, o options, log logr.Logger) error {
 	return errors.Join(proxyErr, leaveErr, managerErr)
 }
 
-// build makes all parts; of what it does only the keys' Secret and the Lease are seen from outside. The keys come first: a host that cannot get them
-// leaves no Lease behind that others would wait for.
+// build makes all parts; of what it does only the keys' Secret and the Lease are seen from outside. The Lease comes last: a host that cannot get the keys
+// or its ports leaves none behind that others would wait for.
 func (h *host) build(ctx context.Context) error {
 	config, err := ctrl.GetConfig()
 	if err != nil {
@@ -116,10 +119,11 @@ func (h *host) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := h.identity.Acquire(ctx); err != nil {
+	if err := h.buildProxy(uncached); err != nil {
 		return err
 	}
-	return h.buildProxy(uncached)
+	h.identity.SetAddress(h.options.addressForPeers(h.proxy.GRPCAddr()))
+	return h.identity.Acquire(ctx)
 }
 
 // loadKeys gets the keys that all hosts share, and lets the manager keep them fresh.
@@ -179,8 +183,12 @@ func (h *host) buildProxy(uncached client.Client) error {
 		return err
 	}
 	h.chooser = chooser
+	h.peers = peers.New(peers.Options{
+		Host: h.identity.Name(), Incarnation: h.identity.Incarnation(), Sealer: h.sealer, Directory: directory{h.identity}, Window: h.window,
+		Plaintext: o.insecurePlaintext, Asked: func(how peers.Outcome) { observed.PeerAsked(string(how)) }, Log: h.log.WithName("peers"),
+	})
 	clients, err := proxy.NewClients(proxy.ClientsOptions{
-		Drivers: drivers.All(), HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Peer: h.peer, Sealer: h.sealer,
+		Drivers: drivers.All(), HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Peers: h.peers, Sealer: h.sealer,
 		Metrics: observed, Log: h.log.WithName("clients"),
 	})
 	if err != nil {
@@ -198,6 +206,7 @@ func (h *host) buildProxy(uncached client.Client) error {
 	h.controllers, err = controllers.Setup(h.manager, controllers.Options{
 		Host: h.identity, Registry: h.registry, Waker: waker, Drivers: drivers, DefaultNameServers: o.defaultNameServers, Addresses: policy,
 		Namespaces: o.watchNamespaces, Endpoint: o.endpoint, AuditInterval: o.auditInterval, Observer: controllerObserver{observed},
+		HostsChanged: h.peers.HostsChanged,
 	})
 	if err != nil {
 		return err
@@ -210,7 +219,7 @@ func (h *host) buildDataPlane(uncached client.Client, observed *metrics.Metrics)
 	po := proxy.Options{
 		GRPCAddress: o.grpcAddress, HTTPAddress: o.httpAddress, Registry: h.registry, InsecureSkipAuth: o.insecureSkipAuth,
 		InsecurePlaintext: o.insecurePlaintext, Limits: o.limits, DrainTimeout: o.drainTimeout, OpenAPI: openAPI, Metrics: observed,
-		Primed: h.controllers.PrimedChannel(), Log: h.log.WithName("proxy"),
+		Primed: h.controllers.PrimedChannel(), Peers: h.peers, Log: h.log.WithName("proxy"),
 	}
 	if o.tlsCertDir != "" {
 		po.CertFile, po.KeyFile = filepath.Join(o.tlsCertDir, "tls.crt"), filepath.Join(o.tlsCertDir, "tls.key")
@@ -232,12 +241,31 @@ func (h *host) buildDataPlane(uncached client.Client, observed *metrics.Metrics)
 	)
 }
 
-// peer tells the windows whether the host that made an ack token still lives.
-func (h *host) peer(name, incarnation string) delivery.PeerState {
-	if h.identity.Alive(name, incarnation) {
-		return delivery.PeerAlive
+// window finds the window that answers what another host asks.
+func (h *host) window(uid string) (w peers.Window, release func(), found bool) {
+	use, found := h.registry.UseOpen(registry.Key{Kind: registry.Consumer, UID: uid})
+	if !found {
+		return nil, nil, false
 	}
-	return delivery.PeerGone
+	return use.Client().(*proxy.ConsumerClient), use.Release, true
+}
+
+// directory is the hosts as their Leases show them.
+type directory struct{ *controllers.Host }
+
+func (d directory) Members() []peers.Member { return members(d.Peers()) }
+
+func (d directory) Look(ctx context.Context) ([]peers.Member, error) {
+	all, err := d.List(ctx)
+	return members(all), err
+}
+
+func members(hosts []controllers.Peer) []peers.Member {
+	out := make([]peers.Member, len(hosts))
+	for i, p := range hosts {
+		out[i] = peers.Member{Host: p.Name, Incarnation: p.Incarnation, Address: p.Address, Stale: p.Stale}
+	}
+	return out
 }
 
 // controllerObserver counts what controllers tell.

@@ -33,6 +33,9 @@ import (
 // HostLabel marks the Leases that are hosts, so that other Leases of the namespace are never taken for one.
 const HostLabel = "proxy.rocketmq.io/host"
 
+// AddressAnnotation is where other hosts reach this one's gRPC port, host:port; see proxy/peers.
+const AddressAnnotation = "proxy.rocketmq.io/peer-address"
+
 // ErrHostLost ends the process: the own Lease is gone or somebody else holds it. From then on a remover of finalizers does not wait for
 // this host, so nothing may be started any more and everything must stop.
 var ErrHostLost = errors.New("this host's Lease is gone or held by another process")
@@ -63,6 +66,7 @@ type Host struct {
 	name        string
 	incarnation string
 	lock        *os.File // exclusive file lock of a host without a pod; nil in a pod
+	address     string   // set before Acquire
 
 	// api serialises the writes to the own Lease: a renewal must not cross the deletion at exit.
 	api  sync.Mutex
@@ -85,6 +89,8 @@ type observation struct {
 type Peer struct {
 	Name, Incarnation string
 	Created           time.Time
+	// Address is where other hosts reach its gRPC port, host:port; empty = not at all.
+	Address string
 	// Stale: not renewed for longer than its duration, and watched without a change for more than one interval of renewal, so that
 	// a clock that differs between machines does not make a live host look dead.
 	Stale bool
@@ -157,6 +163,9 @@ func (h *Host) Incarnation() string { return h.incarnation }
 // Lost is closed when the Lease was seen missing or held by another.
 func (h *Host) Lost() <-chan struct{} { return h.lost }
 
+// SetAddress says where other hosts reach this one; before Acquire, which publishes it.
+func (h *Host) SetAddress(address string) { h.address = address }
+
 // Acquire creates the Lease or takes it over, and tries again until it has it or ctx ends. It comes before everything else that a host
 // does: a remover of finalizers waits only for hosts that have a Lease.
 func (h *Host) Acquire(ctx context.Context) error {
@@ -201,7 +210,7 @@ func (h *Host) takeOver(ctx context.Context) (*coordinationv1.Lease, error) {
 		return nil, err
 	}
 	fresh := h.newLease()
-	old.Labels, old.OwnerReferences, old.Spec = fresh.Labels, fresh.OwnerReferences, fresh.Spec
+	old.Labels, old.Annotations, old.OwnerReferences, old.Spec = fresh.Labels, fresh.Annotations, fresh.OwnerReferences, fresh.Spec
 	return &old, h.o.Client.Update(ctx, &old)
 }
 
@@ -219,6 +228,9 @@ func (h *Host) newLease() *coordinationv1.Lease {
 		Spec: coordinationv1.LeaseSpec{
 			HolderIdentity: &h.incarnation, LeaseDurationSeconds: &duration, AcquireTime: &now, RenewTime: &now,
 		},
+	}
+	if h.address != "" {
+		lease.Annotations = map[string]string{AddressAnnotation: h.address}
 	}
 	if h.lock == nil {
 		lease.OwnerReferences = []metav1.OwnerReference{{
@@ -297,6 +309,7 @@ func (h *Host) lose(why string) error {
 func (h *Host) Run(ctx context.Context, changed func()) error {
 	tick := time.NewTicker(h.o.RenewEvery)
 	defer tick.Stop()
+	told := h.Peers()
 	for {
 		select {
 		case <-ctx.Done():
@@ -305,13 +318,18 @@ func (h *Host) Run(ctx context.Context, changed func()) error {
 			return ErrHostLost
 		case <-tick.C:
 		}
-		if err := h.beat(ctx, changed); errors.Is(err, ErrHostLost) {
+		if err := h.beat(ctx); errors.Is(err, ErrHostLost) {
 			return err
+		}
+		// Compared with what was told, not with before the beat: a pass may have read the Leases since then.
+		if now := h.Peers(); !slices.Equal(told, now) {
+			told = now
+			changed()
 		}
 	}
 }
 
-func (h *Host) beat(ctx context.Context, changed func()) error {
+func (h *Host) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, h.o.RenewEvery)
 	defer cancel()
 	if err := h.Renew(ctx); err != nil {
@@ -320,14 +338,8 @@ func (h *Host) beat(ctx context.Context, changed func()) error {
 		}
 		return err
 	}
-	before := h.Peers()
-	if _, err := h.List(ctx); err != nil {
-		return err
-	}
-	if !slices.Equal(before, h.Peers()) {
-		changed()
-	}
-	return nil
+	_, err := h.List(ctx)
+	return err
 }
 
 // List reads the Leases of all hosts, uncached, and remembers them for Peers.
@@ -343,7 +355,7 @@ func (h *Host) List(ctx context.Context) ([]Peer, error) {
 		l := &leases.Items[i]
 		seen[l.Name] = h.observe(l)
 		peers = append(peers, Peer{
-			Name: l.Name, Incarnation: holder(l), Created: l.CreationTimestamp.Time,
+			Name: l.Name, Incarnation: holder(l), Created: l.CreationTimestamp.Time, Address: l.Annotations[AddressAnnotation],
 			Stale: l.Name != h.name && h.stale(l, seen[l.Name]),
 		})
 	}

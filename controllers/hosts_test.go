@@ -177,3 +177,41 @@ func TestTheClockOfAnotherMachineDoesNotKillAHost(t *testing.T) {
 	}
 	must(t, client.IgnoreNotFound(h.Leave(t.Context())))
 }
+
+// TestHostsAreToldOfEachOther: the address for other hosts is in the Lease, and a change that a pass has seen between two beats is told all the same.
+func TestHostsAreToldOfEachOther(t *testing.T) {
+	namespace := newNamespace(t)
+	a, b := hostOf(t, namespace, "a", t.TempDir()), hostOf(t, namespace, "b", t.TempDir())
+	a.SetAddress("10.0.0.1:8081")
+	must(t, a.Acquire(t.Context()))
+	ctx, stop := context.WithCancel(t.Context())
+	changed, ended := make(chan struct{}, 10), make(chan error, 1)
+	go func() { ended <- a.Run(ctx, func() { changed <- struct{}{} }) }()
+	var lease coordinationv1.Lease
+	eventually(t, 10*time.Second, "a renews its Lease", func() bool {
+		return direct.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "a"}, &lease) == nil && lease.Spec.RenewTime.After(lease.Spec.AcquireTime.Time)
+	})
+	b.SetAddress("10.0.0.2:8081")
+	must(t, b.Acquire(t.Context()))
+	peers, err := a.List(t.Context()) // as a pass over a dying object does
+	must(t, err)
+	if len(peers) != 2 || peers[0].Address != "10.0.0.1:8081" || peers[1].Address != "10.0.0.2:8081" {
+		t.Errorf("peers are %+v, want both with their addresses", peers)
+	}
+	select {
+	case <-changed:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody was told of the other host")
+	}
+	stop()
+	must(t, <-ended)
+	must(t, b.Leave(t.Context()))
+	must(t, a.Leave(t.Context()))
+	again := hostOf(t, namespace, "a", t.TempDir())
+	again.SetAddress("10.0.0.3:8081")
+	must(t, again.Acquire(t.Context()))
+	if peers, err := again.List(t.Context()); err != nil || len(peers) != 1 || peers[0].Address != "10.0.0.3:8081" {
+		t.Errorf("after a restart: %+v, %v", peers, err)
+	}
+	must(t, again.Leave(t.Context()))
+}

@@ -39,7 +39,7 @@ func (noObserver) Audited(registry.AuditReport, error) {}
 
 // Options are what Setup needs. Everything without "absent" must be set.
 type Options struct {
-	// Host is this process among the hosts; its Lease has been acquired.
+	// Host is this process among the hosts; its Lease is acquired before the manager starts.
 	Host *Host
 	// Registry runs the clients. Its Options.Notify is Waker.Notify.
 	Registry Clients
@@ -53,6 +53,8 @@ type Options struct {
 	Namespaces []string
 	// Endpoint is where applications reach the proxy, for status.endpoint. Absent: not shown.
 	Endpoint string
+	// HostsChanged is called after the set of live hosts has changed. It must not block. Absent: nobody is told.
+	HostsChanged func()
 	// AuditInterval is the time between audits. Absent: a minute.
 	AuditInterval time.Duration
 	// Workers is how many objects of a kind are reconciled at a time. Absent: 16, as a pass mostly waits for the API server.
@@ -73,7 +75,7 @@ type Controllers struct {
 // Setup adds to the manager: the controllers of both kinds, the renewal of the host's Lease, the wait for the first passes, and the audit. All of them run without leader
 // election. When the Lease is lost the manager's Start returns ErrHostLost; the caller then closes the registry and ends the process.
 //
-// The order around it, in main: NewHost, Host.Acquire, registry.New with Waker.Notify, Setup, manager.Start. To stop, with the manager still
+// The order around it, in main: NewHost, registry.New with Waker.Notify, Setup, Host.Acquire, manager.Start. To stop, with the manager still
 // running: registry.CloseGate, drain, registry.Close, Controllers.Leave, then end the manager's context.
 func Setup(mgr ctrl.Manager, o Options) (*Controllers, error) {
 	if o.Host == nil || o.Registry == nil || o.Waker == nil || o.Drivers == nil || o.Addresses == nil {
@@ -112,6 +114,9 @@ func (o Options) withDefaults() Options {
 	}
 	if len(o.Namespaces) == 0 {
 		o.Namespaces = []string{metav1.NamespaceAll}
+	}
+	if o.HostsChanged == nil {
+		o.HostsChanged = func() {}
 	}
 	if o.Observer == nil {
 		o.Observer = noObserver{}
@@ -168,7 +173,10 @@ func (f onEveryHost) NeedLeaderElection() bool { return false }
 
 // keepLease renews the host's Lease. When that is lost, the gate closes at once, before anybody else hears of it.
 func (c *Controllers) keepLease(ctx context.Context) error {
-	err := c.options.Host.Run(ctx, c.wakeAll)
+	err := c.options.Host.Run(ctx, func() {
+		c.options.HostsChanged()
+		c.wakeAll()
+	})
 	if err != nil {
 		c.options.Registry.CloseGate()
 	}

@@ -27,8 +27,8 @@ type ClientsOptions struct {
 	HostID, Incarnation string
 	// Sealer makes and opens ack tokens; nil = a random key that dies with the process.
 	Sealer *delivery.Sealer
-	// Peer says whether the host that made a token still lives; nil = not known. It must not block.
-	Peer func(host, incarnation string) delivery.PeerState
+	// Peers asks the hosts that made the tokens of others; nil = nobody is asked.
+	Peers delivery.Peers
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
 	Log     logr.Logger
@@ -118,7 +118,7 @@ func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec regist
 	window := delivery.NewWindow(consumer, delivery.Options{
 		Settings:     windowSettings(spec),
 		Origin:       delivery.Origin{ConsumerUID: spec.UID, Host: c.o.HostID, Incarnation: c.o.Incarnation},
-		Capabilities: d.Capabilities(), Sealer: c.o.Sealer, Peer: c.o.Peer,
+		Capabilities: d.Capabilities(), Sealer: c.o.Sealer, Peers: c.o.Peers,
 		Observer: c.o.Metrics.Window(spec.Namespace, spec.Name), Log: log,
 	})
 	return &ConsumerClient{

@@ -50,6 +50,8 @@ type Options struct {
 	// Primed, when set, is closed when the clients of the objects that existed at the start have been opened: until then gRPC's health is NOT_SERVING, so
 	// that clients which choose among hosts by it do not come before.
 	Primed <-chan struct{}
+	// Peers answers what other hosts ask; nil = nobody asks.
+	Peers server.PeerAnswerer
 	// OpenAPI is served as /openapi.json; empty = not served.
 	OpenAPI []byte
 	// Metrics may be nil.
@@ -80,7 +82,7 @@ func New(o Options) (*Proxy, error) {
 		return nil, err
 	}
 	so := server.Options{
-		Registry: uses{o.Registry}, Authorizer: o.Authorizer, TLS: config, Limits: o.Limits, OpenAPI: o.OpenAPI, Log: o.Log,
+		Registry: uses{o.Registry}, Authorizer: o.Authorizer, TLS: config, Limits: o.Limits, Peers: o.Peers, OpenAPI: o.OpenAPI, Log: o.Log,
 	}
 	if o.InsecureSkipAuth {
 		so.Authorizer = nil

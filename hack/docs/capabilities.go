@@ -35,7 +35,7 @@ func capabilityTable() string {
 			return choose(c.AckConfirmed, "the broker stored it", "this host took it and will commit it: the message may come again after a crash or a rebalance, it is never lost")
 		}},
 		{"an ack through another host", func(c driver.Capabilities) string {
-			return choose(c.AckFromAnyHost, "works", "RETRY while the host that delivered it lives, EXPIRED when it is gone")
+			return choose(c.AckFromAnyHost, "works", "the host that delivered it is asked; RETRY while it cannot be reached, EXPIRED when it is gone")
 		}},
 		{"fetched beyond the receivers' credit", func(c driver.Capabilities) string {
 			return choose(c.Prefetch == "", "nothing", cell(c.Prefetch))

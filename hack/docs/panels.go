@@ -85,6 +85,8 @@ var rows = []row{
 		{"Keys of ack tokens", "s", "Time since the keys were read from their Secret, which happens each minute, and looks that met trouble.", []query{
 			{"age {{pod}}", "time() - rocketmq_proxy_ack_keys_read_timestamp_seconds{" + hosts + "}"},
 			{"{{trouble}}", now("rocketmq_proxy_ack_key_troubles_total", hosts, "trouble")}}},
+		{"Questions between hosts", "ops", "Acknowledgements that reached another host than the one that delivered, by what became of the question. Many of not_asked or unknown: can hosts reach each other's gRPC port?",
+			one("{{outcome}}", rate("rocketmq_proxy_peer_questions_total", hosts, "outcome"))},
 		{"Version", "short", "", one("{{version}} {{go_version}}", now("rocketmq_proxy_build_info", hosts, "version, go_version"))},
 	}},
 }

@@ -21,8 +21,8 @@
 // # Tokens
 //
 // A token (token.go, sealer.go) is sealed and self-contained: who delivered, which delivery, which of its deadlines, and the driver's
-// handle. Another host can open it when it has the key, and use the handle when the driver allows (Capabilities.AckFromAnyHost); its table says
-// nothing then, and what that costs is in hosts_test.go and DESIGN.md. Keys can be replaced while windows work, and a token of a key that
+// handle. Another host can open it when it has the key. It asks the host that made it (peers.go), whose table knows the delivery; when that is gone or
+// cannot be reached, it uses the handle if the driver allows (Capabilities.AckFromAnyHost), and what that costs is in hosts_test.go and DESIGN.md. Keys can be replaced while windows work, and a token of a key that
 // is not known yet is RETRY while it is looked up (unknownkeys.go). Delivery
 // ids are sequential, so that "not in flight, not void, deadline not passed" means acknowledged: a repeated ack is OK without a memory of
 // what was acknowledged. Only void tokens (nacked, given back, shortened) are remembered, until their deadline and in a bounded number.

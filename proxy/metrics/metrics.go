@@ -39,6 +39,7 @@ type Metrics struct {
 	callDuration     *prometheus.HistogramVec
 	connections      *prometheus.GaugeVec
 	refused          *prometheus.CounterVec
+	peerAsked        *prometheus.CounterVec
 	streams          prometheus.Gauge
 	notReading       prometheus.Counter
 	panics           *prometheus.CounterVec
@@ -142,6 +143,8 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 	m.leaks = d.counter("leaks_detected_total", "What an audit found without an owner: a Producer, a Consumer or a Goroutine. Found ones are repaired "+
 		"where that is possible.", "kind")
 	m.forced = d.counter("forced_finalizers_total", "Finalizers that were removed at the deadline although a host had not reported its shutdown.", "kind")
+	m.peerAsked = d.counter("peer_questions_total", "Questions to other hosts about deliveries that they made, by outcome: answered; gone or not_asked "+
+		"(RocketMQ was asked instead); unknown (the application was told to try again).", "outcome")
 	m.keyTroubles = d.counter("ack_key_troubles_total", "Looks at the Secret with the keys of ack tokens that met trouble: AckKeysMissing, AckKeysDamaged, "+
 		"AckKeysForbidden or AckKeysUnreadable. The host goes on with the keys that it has.", "trouble")
 	m.keysRead = d.gauge("ack_keys_read_timestamp_seconds", "When this host last read or wrote the keys of ack tokens, in seconds since 1970; they are read "+
@@ -175,6 +178,9 @@ func (m *Metrics) zero() {
 	}
 	for _, trouble := range []string{"AckKeysMissing", "AckKeysDamaged", "AckKeysForbidden", "AckKeysUnreadable"} {
 		m.keyTroubles.WithLabelValues(trouble)
+	}
+	for _, outcome := range []string{"answered", "gone", "not_asked", "unknown"} {
+		m.peerAsked.WithLabelValues(outcome)
 	}
 	for _, protocol := range []string{"grpc", "http"} {
 		m.connections.WithLabelValues(protocol)

@@ -91,6 +91,9 @@ func (m *Metrics) Panicked(method string) { m.panics.WithLabelValues(method).Inc
 // FinalizerForced counts finalizers that were removed at the deadline, by kind of object.
 func (m *Metrics) FinalizerForced(kind string) { m.forced.WithLabelValues(kind).Inc() }
 
+// PeerAsked counts questions to other hosts; see peers.Outcome.
+func (m *Metrics) PeerAsked(outcome string) { m.peerAsked.WithLabelValues(outcome).Inc() }
+
 // KeysTroubled counts trouble with the Secret of the ack tokens' keys; see controllers.KeyObserver.
 func (m *Metrics) KeysTroubled(trouble string) { m.keyTroubles.WithLabelValues(trouble).Inc() }
 

@@ -158,6 +158,33 @@ func (r *Registry) UseDraining(kind Kind, namespace, name string) (use *Use, err
 	return use, err
 }
 
+// UseOpen takes the client of key that runs or, when none does, one that drains, for a short call that settles what it has delivered. It starts none.
+// False when there is none, or it is being closed already.
+func (r *Registry) UseOpen(key Key) (use *Use, found bool) {
+	r.turn(func(t *turn) {
+		e := t.entries[key]
+		if e == nil {
+			return
+		}
+		l := e.live
+		for c := range e.closing {
+			if l == nil && !c.sealed {
+				l = c
+			}
+		}
+		switch {
+		case l == nil:
+			return
+		case l.draining:
+			l.late++
+		default:
+			l.uses++
+		}
+		use = &Use{r: r, e: e, l: l, late: l.draining, spec: l.spec}
+	})
+	return use, use != nil
+}
+
 func notReady(kind Kind, namespace, name string, state State, cause error) error {
 	err := &NotReadyError{
 		Kind: kind, Namespace: namespace, Name: name, State: state,

@@ -424,6 +424,44 @@ func TestUse_TheDrainWaitsForUsersAndThenClosesAnyway(t *testing.T) {
 	})
 }
 
+func TestUseOpen_FindsWhatRunsOrDrainsByItsUIDAndStartsNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, r *rig) {
+		s := consumer("orders", "uid-1")
+		s.IdleTimeout = time.Minute
+		r.acquire(s)
+		if _, found := r.UseOpen(Key{Consumer, "uid-2"}); found {
+			t.Error("another object of the same name was found")
+		}
+		u, found := r.UseOpen(s.Key)
+		if !found || u.Client() != Client(r.w.running(s.Key)[0]) {
+			t.Fatalf("use of the running client: found %t", found)
+		}
+		after(time.Hour)
+		r.wantState(s.Key, Running)
+		u.Release()
+		after(2 * time.Minute)
+		r.wantState(s.Key, Idle)
+		if _, found := r.UseOpen(s.Key); found || r.w.opened() != 1 {
+			t.Errorf("an idle client: found %t, %d clients were opened", found, r.w.opened())
+		}
+		if u := r.use(Consumer, "orders"); u != nil {
+			u.Release()
+		}
+		r.w.onDrain = func(context.Context, *fakeClient) DrainReport { time.Sleep(5 * time.Second); return DrainReport{} }
+		r.Release(s.Key, "deleted")
+		synctest.Wait()
+		if u, found = r.UseOpen(s.Key); !found {
+			t.Fatal("the draining client was not found")
+		}
+		after(5*time.Second + 500*time.Millisecond)
+		if _, found := r.UseOpen(s.Key); found {
+			t.Error("a call came in after the drain")
+		}
+		u.Release()
+		r.wantState(s.Key, Stopped)
+	})
+}
+
 func TestUse_LateAcknowledgementsReachTheDrainingClient(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		s := consumer("orders", "uid-1")

@@ -52,6 +52,9 @@ func (s *Server) newGRPC(config *tls.Config) {
 	s.grpc = grpc.NewServer(options...)
 	s.grpc.RegisterService(&producerService, s)
 	s.grpc.RegisterService(&consumerService, s)
+	if s.peers != nil {
+		s.grpc.RegisterService(&peerService, s)
+	}
 	s.health = health.NewServer()
 	healthv1.RegisterHealthServer(s.grpc, s.health)
 	s.setHealth(healthv1.HealthCheckResponse_NOT_SERVING)

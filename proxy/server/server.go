@@ -89,6 +89,8 @@ type Options struct {
 	TLS *tls.Config
 	// Limits; zero fields are defaults.
 	Limits Limits
+	// Peers answers what other hosts of the operator ask; nil = there are none, and the service is not offered.
+	Peers PeerAnswerer
 	// OpenAPI is served as /openapi.json; empty = not served.
 	OpenAPI []byte
 	// Observer may be nil.
@@ -101,6 +103,7 @@ type Server struct {
 	registry Registry
 	auth     Authorizer
 	limits   Limits
+	peers    PeerAnswerer
 	openAPI  []byte
 	observer Observer
 	log      logr.Logger
@@ -128,7 +131,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		registry: o.Registry, auth: o.Authorizer, limits: limits, openAPI: o.OpenAPI, observer: o.Observer, log: o.Log,
+		registry: o.Registry, auth: o.Authorizer, limits: limits, peers: o.Peers, openAPI: o.OpenAPI, observer: o.Observer, log: o.Log,
 		failures: newFailureLog(o.Log), ids: newIDMaker(time.Now),
 	}
 	if s.observer == nil {

@@ -5,6 +5,7 @@ package deploy
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -214,7 +215,7 @@ func TestNetworkPoliciesDenyByDefaultAndOpenNamedPortsOnly(t *testing.T) {
 	for _, port := range template.Spec.Containers[0].Ports {
 		ports[port.Name] = true
 	}
-	denies := false
+	denies, peers := false, false
 	for _, policy := range list.Items {
 		if policy.Name == "default-deny" {
 			denies = len(policy.Spec.PodSelector.MatchLabels) == 0 && len(policy.Spec.PolicyTypes) == 2 && len(policy.Spec.Ingress)+len(policy.Spec.Egress) == 0
@@ -224,10 +225,26 @@ func TestNetworkPoliciesDenyByDefaultAndOpenNamedPortsOnly(t *testing.T) {
 			t.Errorf("NetworkPolicy %s does not select the operator's pods, so it allows nothing", policy.Name)
 		}
 		checkIngress(t, policy, ports)
+		if policy.Name == "allow-peers" {
+			peers = reachesItself(policy)
+		}
+	}
+	if !peers {
+		t.Error("no policy lets the operator's pods reach each other's gRPC port, in both directions")
 	}
 	if !denies {
 		t.Error("there is no policy that denies everything in both directions by default")
 	}
+}
+
+// reachesItself reports whether the policy lets the pods that it selects call each other's gRPC port.
+func reachesItself(policy networkingv1.NetworkPolicy) bool {
+	own := func(others []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) bool {
+		return len(others) == 1 && others[0].PodSelector != nil && others[0].NamespaceSelector == nil && len(ports) == 1 && ports[0].Port.StrVal == "grpc" &&
+			maps.Equal(others[0].PodSelector.MatchLabels, policy.Spec.PodSelector.MatchLabels)
+	}
+	in, out := policy.Spec.Ingress, policy.Spec.Egress
+	return len(in) == 1 && own(in[0].From, in[0].Ports) && len(out) == 1 && own(out[0].To, out[0].Ports)
 }
 
 func checkIngress(t *testing.T, policy networkingv1.NetworkPolicy, ports map[string]bool) {

@@ -72,13 +72,27 @@ func (k *tokens) ack(what string, through proxyv1alpha1.ConsumerServiceClient, t
 // extend answers the new token.
 func (k *tokens) extend(through proxyv1alpha1.ConsumerServiceClient, token string, by time.Duration) string {
 	k.t.Helper()
+	return k.tryExtend(through, token, by, proxyv1alpha1.TokenResult_OK)
+}
+
+func (k *tokens) tryExtend(through proxyv1alpha1.ConsumerServiceClient, token string, by time.Duration, want proxyv1alpha1.TokenResult_Outcome) string {
+	k.t.Helper()
 	answer, err := through.ModifyAckDeadline(k.t.Context(), &proxyv1alpha1.ModifyAckDeadlineRequest{
 		Namespace: namespace, Consumer: k.name, Modifications: []*proxyv1alpha1.ModifyEntry{{AckToken: token, AckDeadline: durationpb.New(by)}},
 	})
 	must(k.t, err)
 	result := answer.GetResults()[0]
-	k.want("an extension", result, proxyv1alpha1.TokenResult_OK)
+	k.want("an extension", result, want)
 	return result.GetNewToken()
+}
+
+// nack gives a delivery back.
+func (k *tokens) nack(through proxyv1alpha1.ConsumerServiceClient, token string, delay time.Duration) {
+	k.t.Helper()
+	answer, err := through.Nack(k.t.Context(), &proxyv1alpha1.NackRequest{Namespace: namespace, Consumer: k.name,
+		Nacks: []*proxyv1alpha1.NackEntry{{AckToken: token, Delay: durationpb.New(delay)}}})
+	must(k.t, err)
+	k.want("a nack", answer.GetResults()[0], proxyv1alpha1.TokenResult_OK)
 }
 
 // forge changes one character in the middle.
@@ -102,8 +116,8 @@ func TestAckTokensTellTheTruthOnTwoHosts(t *testing.T) {
 	c.waitReady(t, "rmqp/"+name, "rmqc/"+name, "rmqc/"+name+"-other")
 	k := &tokens{t: t, name: name, attempts: map[string][]int32{},
 		a: proxyv1alpha1.NewConsumerServiceClient(c.dial(t, h.ops[0])), b: proxyv1alpha1.NewConsumerServiceClient(c.dial(t, h.ops[1]))}
-	acked := []string{"twice", "answer-lost", "other-host", "extended", "extended-there", "extended-other-host", "host-dead", "stranger"}
-	again := []string{"late", "late-other-host", "forged", "old-token", "nacked"}
+	acked := []string{"twice", "answer-lost", "other-host", "extended", "extended-there", "extended-other-host", "host-dead", "stranger", "acked-then-extended"}
+	again := []string{"late", "late-other-host", "forged", "old-token", "nacked", "old-token-other-host", "old-token-extended-there", "nacked-other-host"}
 	sendAll(t, c, h.ops[0], name, slices.Concat(acked, again))
 
 	began := time.Now()
@@ -130,11 +144,17 @@ func TestAckTokensTellTheTruthOnTwoHosts(t *testing.T) {
 	stranger.ack("a token of another Consumer", k.a, token["stranger"], invalid)
 	stranger.ack("a token of another Consumer on the other host", k.b, token["stranger"], invalid)
 	k.ack("and of the right one", k.a, token["stranger"], ok)
-	nacked, err := k.a.Nack(t.Context(), &proxyv1alpha1.NackRequest{Namespace: namespace, Consumer: name,
-		Nacks: []*proxyv1alpha1.NackEntry{{AckToken: token["nacked"], Delay: durationpb.New(deadline / 2)}}})
-	must(t, err)
-	k.want("a nack", nacked.GetResults()[0], ok)
+	k.nack(k.a, token["nacked"], deadline/2)
 	k.ack("an ack after the nack", k.a, token["nacked"], expired)
+	// Two operations on two hosts, which only the host that delivered can judge.
+	k.extend(k.a, token["old-token-other-host"], deadline)
+	k.ack("the old token through a host that has not seen the extension", k.b, token["old-token-other-host"], expired)
+	k.extend(k.b, token["old-token-extended-there"], deadline)
+	k.ack("the old token where it was delivered, after an extension through the other host", k.a, token["old-token-extended-there"], expired)
+	k.nack(k.a, token["nacked-other-host"], deadline/2)
+	k.ack("an ack through the other host after the nack", k.b, token["nacked-other-host"], expired)
+	k.ack("an ack through the other host", k.b, token["acked-then-extended"], ok)
+	k.tryExtend(k.a, token["acked-then-extended"], deadline, expired)
 	must(t, h.ops[0].Kill())
 	k.ack("an ack after the death of the host that delivered", k.b, token["host-dead"], ok)
 	if took := time.Since(began); took > deadline {

@@ -79,7 +79,6 @@ func (h *hosts) begin() *traffic {
 	h.t.Helper()
 	f := planTraffic(h.t, h.c, h.ops[0])
 	f.connection = h.dial()
-	f.window = "10000" // what was acknowledged through the other host counts in a window until its deadline
 	f.begin(4, func() *grpc.ClientConn { return f.connection })
 	ctx, stop := context.WithCancel(h.t.Context())
 	for range 2 {
