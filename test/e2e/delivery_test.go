@@ -18,6 +18,9 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/test/load"
 )
 
+// ackDeadline is that of every traffic's Consumer.
+const ackDeadline = 10 * time.Second
+
 // traffic is one Producer, one Consumer and the applications on them.
 type traffic struct {
 	t      *testing.T
@@ -66,7 +69,7 @@ func (f *traffic) apply(extra ...string) {
 	if f.driver != "" {
 		extra = append(extra, "driver: "+f.driver)
 	}
-	receives := append([]string{"ackDeadlineSeconds: 10"}, extra...)
+	receives := append([]string{fmt.Sprintf("ackDeadlineSeconds: %.0f", ackDeadline.Seconds())}, extra...)
 	if f.window != "" {
 		receives = append(receives, "maxInFlight: "+f.window)
 	}
@@ -142,8 +145,8 @@ func (f *traffic) sendInBackground(o load.SendOptions) (finish func()) {
 	}
 }
 
-// finish waits until everything is acknowledged, checks the ledger and the broker's own figures, and deletes the objects.
-func (f *traffic) finish() load.Counts {
+// settle waits until everything is acknowledged, also by the broker's own figures.
+func (f *traffic) settle() {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.t.Context(), 2*time.Minute)
 	defer cancel()
@@ -160,6 +163,12 @@ func (f *traffic) finish() load.Counts {
 		}
 		return nil
 	})
+}
+
+// finish settles, checks the ledger, and deletes the objects.
+func (f *traffic) finish() load.Counts {
+	f.t.Helper()
+	f.settle()
 	f.stop()
 	f.receives.Wait()
 	select {

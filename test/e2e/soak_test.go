@@ -34,6 +34,7 @@ func TestSoakUnderRandomFaults(t *testing.T) {
 		t.Logf("%s: %s, %+v", time.Since(began).Round(time.Second), d.name, s.loads[0].ledger.Counts())
 	}
 	s.end()
+	s.delete()
 	if len(memory) < 8 {
 		return // too short for a slope
 	}

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -43,12 +44,14 @@ func Pull(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o Receive
 func (r *receiver) pull(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	var from peer.Peer
 	answer, err := r.client.Pull(call, &proxyv1alpha1.PullRequest{
 		Namespace: r.options.Consumer.Namespace, Consumer: r.options.Consumer.Name, MaxMessages: r.options.Outstanding, Wait: durationpb.New(2 * time.Second),
-	})
+	}, grpc.Peer(&from))
 	if err != nil {
 		return err
 	}
+	r.host = addressOf(&from)
 	r.take(answer.GetDeliveries())
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
@@ -52,15 +53,30 @@ func Receive(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o Rece
 	return nil
 }
 
+// hostOf is the address of a stream's host, once something came.
+func hostOf(ctx context.Context) string {
+	from, _ := peer.FromContext(ctx)
+	return addressOf(from)
+}
+
+func addressOf(p *peer.Peer) string {
+	if p == nil || p.Addr == nil {
+		return "an unknown host"
+	}
+	return p.Addr.String()
+}
+
 // over reports whether the caller has had enough.
 func over(ctx context.Context) bool { return ctx.Err() != nil }
 
 // receiver is one application's receiving loop; used from one goroutine.
 type receiver struct {
-	client   proxyv1alpha1.ConsumerServiceClient
-	ledger   *Ledger
-	options  ReceiveOptions
-	open     map[string]*pending // by ack token: acks without a clear answer yet
+	client  proxyv1alpha1.ConsumerServiceClient
+	ledger  *Ledger
+	options ReceiveOptions
+	open    map[string]*pending // by ack token: acks without a clear answer yet
+	// host is the address of who answered last: of the stream's host, or of a call's.
+	host     string
 	progress bool
 }
 
@@ -99,6 +115,7 @@ func (r *receiver) stream(ctx context.Context) error {
 			return err
 		}
 		r.progress = true
+		r.host = hostOf(stream.Context())
 		if again := r.results(frame.GetResults()); len(again) > 0 {
 			repeating.Go(func() {
 				pause(ctx, 200*time.Millisecond+mathrand.N(300*time.Millisecond))
@@ -115,7 +132,9 @@ func (r *receiver) take(deliveries []*proxyv1alpha1.Delivery) []string {
 	tokens := make([]string, 0, len(deliveries))
 	now := time.Now()
 	for _, d := range deliveries {
-		r.ledger.Delivered(d.GetMessage().GetId(), d.GetMessage().GetBody(), d.GetDeliveryAttempt(), now)
+		r.ledger.Delivered(Delivery{
+			ID: d.GetMessage().GetId(), Body: d.GetMessage().GetBody(), Attempt: d.GetDeliveryAttempt(), Stored: d.GetStoreTime().AsTime(), Host: r.host,
+		}, now)
 		if r.options.Handle != nil && !r.options.Handle(d) {
 			continue
 		}
@@ -134,7 +153,7 @@ func (r *receiver) results(results []*proxyv1alpha1.TokenResult) (again []string
 		}
 		switch result.GetOutcome() {
 		case proxyv1alpha1.TokenResult_OK:
-			r.ledger.AckOK(ack.id)
+			r.ledger.AckOK(ack.id, r.host)
 			delete(r.open, result.GetAckToken())
 		case proxyv1alpha1.TokenResult_RETRY:
 			r.ledger.Count(func(c *Counts) { c.AckRetries++ })
@@ -168,8 +187,11 @@ func (r *receiver) ackUnary(ctx context.Context) error {
 			}
 		}
 		call, cancel := context.WithTimeout(ctx, 10*time.Second)
-		answer, err := r.client.Ack(call, &proxyv1alpha1.AckRequest{Namespace: r.options.Consumer.Namespace, Consumer: r.options.Consumer.Name, AckTokens: tokens})
+		var from peer.Peer
+		request := &proxyv1alpha1.AckRequest{Namespace: r.options.Consumer.Namespace, Consumer: r.options.Consumer.Name, AckTokens: tokens}
+		answer, err := r.client.Ack(call, request, grpc.Peer(&from))
 		cancel()
+		r.host = addressOf(&from)
 		switch {
 		case over(ctx):
 			return nil
