@@ -25,7 +25,7 @@ call() {
   case ${out##*$'\n'} in
     200) ;;
     409 | 429 | 502 | 503 | 504) return 1 ;;
-    # 400 is two gRPC codes: FAILED_PRECONDITION (9: the object is not ready yet) may work later.
+    # 400 is two gRPC codes: FAILED_PRECONDITION (9: the object is not ready until somebody puts it right) may work later.
     400) [[ $(jq -r '.code' <<<"${out%$'\n'*}") == 9 ]] && return 1 || return 2 ;;
     *) return 2 ;;
   esac

@@ -15,7 +15,7 @@ const tokenFile = process.env.PROXY_TOKEN ?? '/var/run/secrets/rocketmq-proxy/to
 const agent = secure ? new https.Agent({ keepAlive: true, ca: readFileSync(caFile) }) : new http.Agent({ keepAlive: true });
 
 // gRPC codes after which the same call may work later: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION (the object is not
-// ready yet), ABORTED, UNAVAILABLE.
+// ready until somebody puts it right), ABORTED, UNAVAILABLE.
 const worthwhile = new Set([4, 8, 9, 10, 14]);
 
 // An answer that is not 200. `code` is the gRPC code; no answer at all counts as UNAVAILABLE.

@@ -19,7 +19,7 @@ NAMESPACE = os.environ.get("NAMESPACE", "default")
 SECURE = URL.startswith("https:")  # http: is a developer's proxy on this machine, started with --insecure-plaintext --insecure-skip-auth
 
 # gRPC codes after which the same call may work later: DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION (the object is not
-# ready yet), ABORTED, UNAVAILABLE.
+# ready until somebody puts it right), ABORTED, UNAVAILABLE.
 WORTHWHILE = {4, 8, 9, 10, 14}
 
 TLS = ssl.create_default_context(cafile=CA) if SECURE else None

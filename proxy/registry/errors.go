@@ -22,13 +22,14 @@ var (
 	ErrAuditRunning = errors.New("an audit is under way already")
 )
 
-// Reasons that are not a driver's; see ReasonOf.
+// Reasons that are not a driver's; see ReasonOf. ReasonVersionUnknown comes from those who call Expect: the brokers do not say which driver is right.
 const (
-	ReasonStarting     = "Starting"
-	ReasonGroupInUse   = "GroupInUse"
-	ReasonShuttingDown = "ShuttingDown"
-	ReasonNotConfirmed = "APIServerUnavailable"
-	ReasonNotLive      = "ObjectNotLive"
+	ReasonStarting       = "Starting"
+	ReasonGroupInUse     = "GroupInUse"
+	ReasonShuttingDown   = "ShuttingDown"
+	ReasonNotConfirmed   = "APIServerUnavailable"
+	ReasonNotLive        = "ObjectNotLive"
+	ReasonVersionUnknown = "BrokerVersionUnknown"
 )
 
 // NotFoundError answers a Use of a name that has no entry on this host.

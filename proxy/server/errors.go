@@ -85,6 +85,19 @@ func codeOfReason(r driver.Reason) codes.Code {
 	}
 }
 
+// codeOfNotReady is the code for an object without a client. What ends by itself is UNAVAILABLE, as it is for an object that has one: retry rules of
+// applications, SDKs and meshes go by the code. FAILED_PRECONDITION is left for what somebody has to put right. Nothing was sent, so that a time-out at
+// the broker is no DEADLINE_EXCEEDED here.
+func codeOfNotReady(reason string) codes.Code {
+	switch reason {
+	case registry.ReasonStarting, registry.ReasonShuttingDown, registry.ReasonNotConfirmed, registry.ReasonVersionUnknown,
+		string(driver.Unavailable), string(driver.Timeout), string(driver.Throttled), string(driver.NotReplicated), string(driver.Closed):
+		return codes.Unavailable
+	default:
+		return codes.FailedPrecondition
+	}
+}
+
 // statusError is the one table from Go errors to status errors. What is a status already passes unchanged.
 func (s *Server) statusError(ctx context.Context, err error) error {
 	var notFound *registry.NotFoundError
@@ -98,7 +111,7 @@ func (s *Server) statusError(ctx context.Context, err error) error {
 	case errors.As(err, &notFound):
 		return failure(codes.NotFound, reasonNotFound, "", notFound.Error())
 	case errors.As(err, &notReady):
-		return failure(codes.FailedPrecondition, notReady.Reason, "", notReady.Error())
+		return failure(codeOfNotReady(notReady.Reason), notReady.Reason, "", notReady.Error())
 	case errors.Is(err, registry.ErrDraining), errors.Is(err, registry.ErrGateClosed), errors.Is(err, delivery.ErrDraining):
 		return s.drainingError()
 	case errors.As(err, &fromDriver):

@@ -44,7 +44,13 @@ func TestTheTableFromGoErrorsToStatusCodes(t *testing.T) {
 		reason   string
 	}{
 		"no such object":             {nil, &registry.NotFoundError{Kind: registry.Producer, Namespace: "a", Name: "b"}, false, codes.NotFound, "NotFound"},
-		"an object that is starting": {nil, &registry.NotReadyError{Reason: "Starting"}, false, codes.FailedPrecondition, "Starting"},
+		"an object that is starting": {nil, &registry.NotReadyError{Reason: "Starting"}, false, codes.Unavailable, "Starting"},
+		"a broker that is away":      {nil, &registry.NotReadyError{Reason: "BrokerUnavailable"}, false, codes.Unavailable, "BrokerUnavailable"},
+		"a broker that hangs":        {nil, &registry.NotReadyError{Reason: "BrokerTimeout"}, false, codes.Unavailable, "BrokerTimeout"},
+		"an API server that is away": {nil, &registry.NotReadyError{Reason: "APIServerUnavailable"}, false, codes.Unavailable, "APIServerUnavailable"},
+		"brokers without a version":  {nil, &registry.NotReadyError{Reason: "BrokerVersionUnknown"}, false, codes.Unavailable, "BrokerVersionUnknown"},
+		"a Secret that is missing":   {nil, &registry.NotReadyError{Reason: "SecretNotFound"}, false, codes.FailedPrecondition, "SecretNotFound"},
+		"a group with other members": {nil, &registry.NotReadyError{Reason: "GroupHasClassicMembers"}, false, codes.FailedPrecondition, "GroupHasClassicMembers"},
 		"a group in use":             {nil, fmt.Errorf("use: %w", &registry.NotReadyError{Reason: "GroupInUse"}), false, codes.FailedPrecondition, "GroupInUse"},
 		"an object that goes":        {nil, registry.ErrDraining, false, codes.Aborted, "ObjectChanged"},
 		"a host that stops":          {nil, registry.ErrDraining, true, codes.Unavailable, "HostDraining"},

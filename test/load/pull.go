@@ -9,9 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
@@ -28,7 +26,7 @@ func Pull(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o Receive
 			return nil
 		case err == nil:
 			try = 0
-		case !Retryable(err) && status.Code(err) != codes.FailedPrecondition:
+		case !Retryable(err):
 			return fmt.Errorf("pull: %w", err)
 		default:
 			Backoff(ctx, try)

@@ -13,9 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
-	"google.golang.org/grpc/status"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 )
@@ -38,7 +36,7 @@ func Receive(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o Rece
 		if over(ctx) { // how a stream ends that nobody wants any more tells nothing
 			return nil
 		}
-		if err != nil && !errors.Is(err, io.EOF) && !Retryable(err) && status.Code(err) != codes.FailedPrecondition {
+		if err != nil && !errors.Is(err, io.EOF) && !Retryable(err) {
 			return fmt.Errorf("receive: %w", err)
 		}
 		if r.progress {
@@ -199,7 +197,7 @@ func (r *receiver) ackUnary(ctx context.Context) error {
 			if again := r.results(answer.GetResults()); len(again) > 0 {
 				Backoff(ctx, try)
 			}
-		case !Retryable(err) && status.Code(err) != codes.FailedPrecondition:
+		case !Retryable(err):
 			return fmt.Errorf("ack: %w", err)
 		default:
 			r.unclear()

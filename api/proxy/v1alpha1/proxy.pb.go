@@ -9,9 +9,9 @@
 //   UNAUTHENTICATED      no token, or not a valid one for this audience.
 //   PERMISSION_DENIED    the token's account may not send/receive here (also when the object does not exist and you may not know).
 //   NOT_FOUND            no such Producer or Consumer.
-//   FAILED_PRECONDITION  the object is not ready; the message has its reason.
+//   FAILED_PRECONDITION  the object is not ready, and somebody has to put it right; the message has the reason.
 //   RESOURCE_EXHAUSTED   a limit is reached; the message names it.
-//   UNAVAILABLE          this host is draining, or the broker is away: retry, with back-off.
+//   UNAVAILABLE          this host is draining, the object's client is being opened, or the broker is away: retry, with back-off.
 //   ABORTED              the object was deleted or changed while the call ran: look again, then retry.
 //   DEADLINE_EXCEEDED    no answer in time; the effect is unknown; a retry may duplicate (set Message.id to recognise it).
 

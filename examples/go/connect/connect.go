@@ -67,7 +67,7 @@ func (f tokenFile) GetRequestMetadata(context.Context, ...string) (map[string]st
 
 func (tokenFile) RequireTransportSecurity() bool { return true }
 
-// Worthwhile reports whether the same call may work later. FAILED_PRECONDITION is an object that is not ready yet: also later.
+// Worthwhile reports whether the same call may work later. FAILED_PRECONDITION is an object that is not ready until somebody puts it right: also later.
 func Worthwhile(err error) bool {
 	return slices.Contains(worthwhile, status.Code(err))
 }
