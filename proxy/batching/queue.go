@@ -312,13 +312,9 @@ func (q *Queue) Drain(ctx context.Context) DrainReport {
 }
 
 func (q *Queue) checkQuietLocked() {
-	if q.quiet == nil || q.inFlight > 0 {
-		return
-	}
-	select {
-	case <-q.quiet:
-	default:
+	if q.quiet != nil && q.inFlight == 0 {
 		close(q.quiet)
+		q.quiet = nil // a later Drain waits anew
 	}
 }
 

@@ -442,6 +442,16 @@ func TestASendThatComesDuringADrainIsStored(t *testing.T) {
 	})
 }
 
+// The second drain of two waits as the first one does.
+func TestADrainWaitsForWhatCameAfterAnEarlierOne(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		g := newRig(t, Settings{Enabled: true, InAir: 1})
+		g.Drain(t.Context())
+		g.begin(t.Context(), "t", messages("m", 1, 1))
+		want(t, "the second", g.Drain(t.Context()), DrainReport{InFlight: 1, Drained: 1, Took: time.Second})
+	})
+}
+
 func TestCloseAnswersEveryCallerAndLeavesNothing(t *testing.T) {
 	for _, enabled := range []bool{true, false} {
 		t.Run(fmt.Sprint("batching ", enabled), func(t *testing.T) {
