@@ -3,10 +3,7 @@
 
 package delivery
 
-import (
-	"crypto/cipher"
-	"slices"
-)
+import "slices"
 
 // Envelopes are for what hosts tell each other. Who can open one that another has sealed shares its keys, so that the envelope is also the proof of
 // who speaks. The form is that of a token, in bytes; the purpose is authenticated with it, so that no token can pass for an envelope, nor an envelope of
@@ -20,15 +17,16 @@ func (s *Sealer) Seal(purpose string, plain []byte) []byte {
 	return key.aead.Seal(sealed, nonce[:], plain, additional(key.head[:], purpose))
 }
 
-// Open opens an envelope of this purpose. Its errors are those of tokens: not one of ours, or of a key that is not known here (yet).
+// Open opens an envelope of this purpose; errNotAToken and errUnknownKey are its errors. Other than for a token it never asks for an unknown key: whoever
+// reaches the port may send envelopes, and must not have the keys read, nor push out what was asked for tokens.
 func (s *Sealer) Open(purpose string, sealed []byte) ([]byte, error) {
 	if len(sealed) < sealedMin || sealed[0] != sealVersion {
 		return nil, errNotAToken
 	}
 	head, rest := sealed[:headSize], sealed[headSize:]
-	aead, err := s.keyOf(head)
-	if err != nil {
-		return nil, err
+	aead, known := s.ring.Load().open[KeyID(head[1:])]
+	if !known {
+		return nil, errUnknownKey
 	}
 	plain, err := aead.Open(nil, rest[:nonceSize], rest[nonceSize:], additional(head, purpose))
 	if err != nil {
@@ -38,13 +36,3 @@ func (s *Sealer) Open(purpose string, sealed []byte) ([]byte, error) {
 }
 
 func additional(head []byte, purpose string) []byte { return append(slices.Clone(head), purpose...) }
-
-// keyOf finds the key that a head names.
-func (s *Sealer) keyOf(head []byte) (cipher.AEAD, error) {
-	ring, id := s.ring.Load(), KeyID(head[1:])
-	aead, known := ring.open[id]
-	if !known {
-		return nil, s.unknown.judge(id, ring.readAt)
-	}
-	return aead, nil
-}

@@ -46,3 +46,17 @@ func TestAnEnvelopeOpensOnlyForItsPurposeAndItsKeys(t *testing.T) {
 		t.Errorf("an envelope as a token: %v", err)
 	}
 }
+
+// Envelopes reach the port without any right, tokens only with one. Made-up envelopes must neither have the keys read nor push out what is known of the
+// keys of tokens: with that a token that is not in use would be RETRY for ever.
+func TestEnvelopesOfUnknownKeysAskForNothing(t *testing.T) {
+	s, reads := sealerOf(t, testKey), 0
+	s.ReadKeysWith(func() { reads++ })
+	for range maxUnknownKeys + 1 {
+		if _, err := s.Open("question", sealerOf(t, RandomKey()).Seal("question", nil)); !errors.Is(err, errUnknownKey) {
+			t.Fatal(err)
+		}
+	}
+	want(t, "reads of the keys", reads, 0)
+	want(t, "keys that were asked for", len(s.unknown.asked), 0)
+}

@@ -201,9 +201,10 @@ func (s *Sealer) openContent(token string, ours *origin) (content, error) {
 	if head[0] != sealVersion {
 		return content{}, errNotAToken
 	}
-	aead, err := s.keyOf(head)
-	if err != nil {
-		return content{}, err
+	ring, id := s.ring.Load(), KeyID(head[1:])
+	aead, known := ring.open[id]
+	if !known {
+		return content{}, s.unknown.judge(id, ring.readAt)
 	}
 	buf.plain, err = aead.Open(buf.plain[:0], rest[:nonceSize], rest[nonceSize:], head)
 	if err != nil {
