@@ -6,6 +6,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -142,10 +143,16 @@ type twoHosts struct {
 	token  string
 	// apart: the hosts cannot ask each other.
 	apart bool
+
+	mu    sync.Mutex
+	sizes []int // of the questions
 }
 
 // Settle is delivery.Peers of both windows.
 func (h *twoHosts) Settle(ctx context.Context, host, _ string, s Settlement) ([]Result, error) {
+	h.mu.Lock()
+	h.sizes = append(h.sizes, len(s.Items))
+	h.mu.Unlock()
 	w := map[string]*Window{"host-a": h.a, "host-b": h.b}[host]
 	switch {
 	case h.apart:
@@ -358,6 +365,24 @@ func TestOneCallWithTokensOfSeveralHosts(t *testing.T) {
 		for _, w := range []*Window{h.a, h.b} {
 			n, _ := w.InFlight()
 			want(t, "in flight", n, 0)
+		}
+	})
+}
+
+// A stream's acknowledgements gather to more than a call may have; no question is larger than a call.
+func TestManyTokensAreSeveralQuestions(t *testing.T) {
+	inTime(t, func(t *testing.T) {
+		h := newTwoHosts(t, false)
+		tokens := make([]string, 2*maxItems+1)
+		for i := range tokens {
+			tokens[i] = h.token
+		}
+		for i, r := range h.b.Ack(t.Context(), tokens) {
+			wantOutcome(t, fmt.Sprintf("token %d", i), r, OK)
+		}
+		slices.Sort(h.sizes)
+		if want := []int{1, maxItems, maxItems}; !slices.Equal(h.sizes, want) {
+			t.Errorf("questions of %v tokens, want %v", h.sizes, want)
 		}
 	})
 }

@@ -45,7 +45,11 @@ func (w *Window) Settle(ctx context.Context, s Settlement) []Result {
 	return w.answer(ctx, s.Action, len(s.Items), func(i int) (string, time.Duration) { return s.Items[i].Token, s.Items[i].Duration })
 }
 
-// errand is the tokens of one call that one other process has made.
+// maxItems is how many tokens one question has, at most: as many as a call. A stream's acknowledgements gather to more than that, and one question with
+// all of them might neither fit into a request nor be answered in time.
+const maxItems = 1000
+
+// errand is tokens of one call that one other process has made, up to maxItems.
 type errand struct {
 	from  *foreignOrigin
 	items []*answering
@@ -59,14 +63,14 @@ type errands struct {
 	under sync.WaitGroup
 }
 
-// with adds a token to the errand to its maker.
+// with adds a token to an errand to its maker.
 func (e *errands) with(a *answering) *errands {
 	if e == nil {
 		e = &errands{}
 	}
 	from := a.content.foreign
 	for _, r := range e.all {
-		if r.from.Host == from.Host && r.from.Incarnation == from.Incarnation {
+		if r.from.Host == from.Host && r.from.Incarnation == from.Incarnation && len(r.items) < maxItems {
 			r.items = append(r.items, a)
 			return e
 		}
