@@ -52,9 +52,10 @@ type finder struct {
 	mu sync.Mutex
 	// gone have ended: an incarnation does not come back.
 	gone map[process]struct{}
-	// under is the look under way; began and failed are those of the last one.
+	// under is the look under way; began, found and failed are those of the last one. What the directory remembers may be older than found.
 	under         chan struct{}
 	began, failed time.Time
+	found         []Member
 }
 
 // member answers where the process is reached. ErrPeerGone only when it is surely gone: a look at the hosts, begun after the question, has not found it.
@@ -112,7 +113,7 @@ func (f *finder) lookOnce(ctx context.Context, whom process, asked time.Time) (m
 	case now.Sub(f.failed) < lookPause:
 		err = fmt.Errorf("%w: the hosts' Leases could not be read a moment ago", delivery.ErrNotAsked)
 	case f.began.After(asked): // another one has looked
-		members, looked = f.directory.Members(), true
+		members, looked = f.found, true
 	case now.Sub(f.began) < lookEvery:
 		wait = lookEvery - now.Sub(f.began)
 	default:
@@ -156,6 +157,7 @@ func (f *finder) look(ctx context.Context) ([]Member, error) {
 	close(f.under)
 	f.under = nil
 	if err == nil {
+		f.found = members
 		return members, nil
 	}
 	if f.began = (time.Time{}); !errors.Is(ctx.Err(), context.Canceled) { // a caller that went away says nothing about the API server

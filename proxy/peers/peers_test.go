@@ -36,6 +36,7 @@ type leases struct {
 	known, actual []peers.Member
 	looks         int
 	err           error
+	forgets       bool // what Look has found is not remembered
 }
 
 func (l *leases) Members() []peers.Member {
@@ -48,10 +49,13 @@ func (l *leases) Look(context.Context) ([]peers.Member, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.looks++
-	if l.err == nil {
+	switch {
+	case l.err != nil:
+		return nil, l.err
+	case !l.forgets:
 		l.known = l.actual
 	}
-	return slices.Clone(l.known), l.err
+	return slices.Clone(l.actual), nil
 }
 
 func (l *leases) looked() int {
@@ -283,6 +287,21 @@ func TestAnAnswerThatDoesNotComeLeavesTheEffectOpen(t *testing.T) {
 		t.Errorf("no answer: %v, which says more than anybody knows", err)
 	}
 	w.want("no answer", err, err, peers.Unknown)
+}
+
+// A look that was begun for others has the host; what the Directory remembers may be the answer of an older look, which was slower.
+func TestOneLookAnswersAllWhoWaitForIt(t *testing.T) {
+	w := newWorld(t, delivery.Result{Outcome: delivery.OK})
+	w.leases.known, w.leases.forgets = w.leases.known[:1], true
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			if _, err := w.ask("2", delivery.ActionAck); err != nil {
+				t.Errorf("a process that lives: %v", err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // TestTokensOfDeadProcessesDoNotDriveTheAPIServer: each process is looked for once, whoever asks and how often.
