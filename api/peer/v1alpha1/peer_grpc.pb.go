@@ -38,8 +38,8 @@ type PeerServiceClient interface {
 	// Settle answers for ack tokens that the asked host has made. Every error means that nothing was done, but for DEADLINE_EXCEEDED, CANCELLED and a
 	// connection that broke:
 	//
-	//	NOT_FOUND            the host has no window of the Consumer (any more).
-	//	FAILED_PRECONDITION  the process that is meant has ended; this is a later one of the same address.
+	//	NOT_FOUND            the host has no window of the Consumer (any more), or is not the host that is meant.
+	//	FAILED_PRECONDITION  the process that is meant has ended; this is a later one of the same host.
 	//	UNAUTHENTICATED      an envelope does not open here. Each call has one in its metadata too (rocketmq-proxy-peer-bin: the time), which is looked at
 	//	                     before anything of the request is read.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
@@ -72,8 +72,8 @@ type PeerServiceServer interface {
 	// Settle answers for ack tokens that the asked host has made. Every error means that nothing was done, but for DEADLINE_EXCEEDED, CANCELLED and a
 	// connection that broke:
 	//
-	//	NOT_FOUND            the host has no window of the Consumer (any more).
-	//	FAILED_PRECONDITION  the process that is meant has ended; this is a later one of the same address.
+	//	NOT_FOUND            the host has no window of the Consumer (any more), or is not the host that is meant.
+	//	FAILED_PRECONDITION  the process that is meant has ended; this is a later one of the same host.
 	//	UNAUTHENTICATED      an envelope does not open here. Each call has one in its metadata too (rocketmq-proxy-peer-bin: the time), which is looked at
 	//	                     before anything of the request is read.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
