@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -67,6 +68,8 @@ type Peers struct {
 	o     Options
 	find  finder
 	links links
+	// unknown limits the log: who acknowledges and cancels in a loop must not fill the disk. The metric counts all.
+	unknown rate.Sometimes
 }
 
 var _ delivery.Peers = (*Peers)(nil)
@@ -76,7 +79,7 @@ func New(o Options) *Peers {
 	if o.Asked == nil {
 		o.Asked = func(Outcome) {}
 	}
-	p := &Peers{o: o, links: links{plaintext: o.Plaintext}}
+	p := &Peers{o: o, links: links{plaintext: o.Plaintext}, unknown: rate.Sometimes{Interval: time.Second}}
 	p.find = finder{directory: o.Directory}
 	return p
 }
@@ -102,7 +105,9 @@ func (p *Peers) Settle(ctx context.Context, host, incarnation string, s delivery
 		p.o.Log.V(1).Info("another host could not be asked about its deliveries; RocketMQ is asked where the driver allows", "host", host, "reason", err.Error())
 	default:
 		p.o.Asked(Unknown)
-		p.o.Log.Info("another host gave no answer about its deliveries; the application is told to try again", "host", host, "reason", err.Error())
+		p.unknown.Do(func() {
+			p.o.Log.Info("another host gave no answer about its deliveries; the application is told to try again", "host", host, "reason", err.Error())
+		})
 	}
 	return results, err
 }

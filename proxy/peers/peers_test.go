@@ -10,10 +10,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -70,6 +72,7 @@ type window struct {
 	asked    []delivery.Settlement
 	results  []delivery.Result
 	hang     chan struct{} // closed by the test's end
+	hangs    chan struct{} // one for each question that hangs
 	released int
 }
 
@@ -79,11 +82,25 @@ func (w *window) Settle(ctx context.Context, s delivery.Settlement) []delivery.R
 	w.mu.Unlock()
 	if w.hang != nil {
 		select {
+		case w.hangs <- struct{}{}:
+		default:
+		}
+		select {
 		case <-w.hang:
 		case <-ctx.Done():
 		}
 	}
 	return w.results
+}
+
+// waitAsked waits for one more question, while the window hangs.
+func (w *window) waitAsked(t *testing.T) {
+	t.Helper()
+	select {
+	case <-w.hangs:
+	case <-time.After(5 * time.Second):
+		t.Error("no question came")
+	}
 }
 
 func (w *window) release() {
@@ -120,14 +137,16 @@ type world struct {
 	mu      sync.Mutex
 	ends    []peers.Outcome
 	key     delivery.Key
+	lines   atomic.Int64 // of A's log
 }
 
 func newWorld(t *testing.T, results ...delivery.Result) *world {
 	t.Helper()
-	w := &world{t: t, leases: &leases{}, window: &window{results: results}, key: delivery.RandomKey()}
+	w := &world{t: t, leases: &leases{}, window: &window{results: results, hangs: make(chan struct{}, 100)}, key: delivery.RandomKey()}
 	w.serve("host-b", "2", w.key)
 	w.a = peers.New(peers.Options{
-		Host: "host-a", Incarnation: "1", Sealer: sealer(t, w.key), Directory: w.leases, Plaintext: true, Log: logr.Discard(),
+		Host: "host-a", Incarnation: "1", Sealer: sealer(t, w.key), Directory: w.leases, Plaintext: true,
+		Log:    funcr.New(func(string, string) { w.lines.Add(1) }, funcr.Options{}),
 		Window: func(string) (peers.Window, func(), bool) { return nil, nil, false },
 		Asked: func(o peers.Outcome) {
 			w.mu.Lock()
@@ -157,7 +176,7 @@ func (w *world) serve(host, incarnation string, key delivery.Key) {
 		Host: host, Incarnation: incarnation, Sealer: sealer(w.t, key), Directory: w.leases, Plaintext: true, Log: logr.Discard(),
 		Window: func(uid string) (peers.Window, func(), bool) { return w.window, w.window.release, uid == "uid" },
 	})
-	b, err := server.New(server.Options{Registry: nothing{}, Peers: answers, Log: logr.Discard()})
+	b, err := server.New(server.Options{Registry: nothing{}, Peers: answers, Limits: server.Limits{MaxCallsPerCaller: 1}, Log: logr.Discard()})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -304,6 +323,46 @@ func TestOneLookAnswersAllWhoWaitForIt(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// What one application may have under way is no measure for all that other hosts ask.
+func TestHostsAreNotLimitedAsOneCaller(t *testing.T) {
+	w := newWorld(t, delivery.Result{Outcome: delivery.OK})
+	w.window.hang = make(chan struct{})
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			if _, err := w.ask("2", delivery.ActionAck); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 3 {
+		w.window.waitAsked(t)
+	}
+	close(w.window.hang)
+	all.Wait()
+}
+
+// Who acknowledges and cancels, again and again, must not fill the disk.
+func TestQuestionsWithoutAnswersAreLoggedNowAndThen(t *testing.T) {
+	w := newWorld(t)
+	w.window.hang = make(chan struct{})
+	defer close(w.window.hang)
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = w.a.Settle(ctx, "host-b", "2", delivery.Settlement{ConsumerUID: "uid"})
+		}()
+		w.window.waitAsked(t)
+		cancel()
+		<-ended
+	}
+	if n := w.lines.Load(); n == 0 || n > 3 {
+		t.Errorf("%d lines for 20 questions", n)
+	}
 }
 
 // TestTokensOfDeadProcessesDoNotDriveTheAPIServer: each process is looked for once, whoever asks and how often.

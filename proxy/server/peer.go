@@ -29,7 +29,8 @@ var peerService = grpc.ServiceDesc{
 	Metadata:    peerpb.PeerService_ServiceDesc.Metadata,
 }
 
-// peerCaller is all other hosts, for the limits and the log.
+// peerCaller is all other hosts, for the log. They have no limit as one caller: what they ask, their own callers' limits have let in, and
+// MaxConcurrentCalls bounds it here.
 var peerCaller = Caller{Name: "hosts of this operator"}
 
 func settleHandler(server any, stream grpc.ServerStream) error {
@@ -44,10 +45,6 @@ func settleHandler(server any, stream grpc.ServerStream) error {
 			return err
 		}
 		c.caller = peerCaller
-		if err := s.admission.enterCaller(c.caller.Name, false); err != nil {
-			return err
-		}
-		defer s.admission.leaveCaller(c.caller.Name, false)
 		request := &peerpb.SettleRequest{}
 		if err := stream.RecvMsg(request); err != nil {
 			return err
