@@ -4,6 +4,7 @@
 package remoting
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -149,7 +150,7 @@ func (p *producer) try(ctx context.Context, name string, r request, tried []stri
 	to := p.cluster.pick(v, tried)
 	began := time.Now()
 	stored, err := p.put(limit, name, to, r)
-	if took := time.Since(began); err != nil && took > blameAfter && ctx.Err() != nil && !p.gate.Shut() {
+	if took := time.Since(began); err != nil && took > blameAfter && timeUp(ctx) && !p.gate.Shut() {
 		p.cluster.trouble(to.broker, err)
 	}
 	switch {
@@ -184,7 +185,7 @@ func (p *producer) judge(ctx context.Context, broker, name string, err error) er
 	if p.gate.Shut() {
 		return errClosed()
 	}
-	if ctx.Err() != nil {
+	if timeUp(ctx) {
 		return p.ended(ctx, err)
 	}
 	code, answered := wire.CodeOf(err)
@@ -228,13 +229,20 @@ func (p *producer) ended(ctx context.Context, last error) error {
 		return errClosed()
 	}
 	if last == nil {
-		return wire.Errorf(ctx.Err(), "send")
+		return wire.Errorf(cmp.Or(ctx.Err(), context.DeadlineExceeded), "send")
 	}
 	return driver.Errorf(driver.Timeout, "", "the time for the send is over; the message may be stored, and a retry may duplicate it: %w", last)
 }
 
 // over reports whether a send is to stop: its caller's time is over, or the producer closes.
-func (p *producer) over(ctx context.Context) bool { return ctx.Err() != nil || p.gate.Shut() }
+func (p *producer) over(ctx context.Context) bool { return timeUp(ctx) || p.gate.Shut() }
+
+// timeUp reports whether ctx has ended, or will in a moment because its deadline has passed: the connection looks at the same deadline and may be
+// the first to see it. Another try would then have no time, and its failure would count against a broker that was not asked.
+func timeUp(ctx context.Context) bool {
+	deadline, bounded := ctx.Deadline()
+	return ctx.Err() != nil || bounded && !time.Now().Before(deadline)
+}
 
 func (p *producer) sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
