@@ -174,6 +174,9 @@ func (cl *cluster) run(f *flight, ask func(ctx context.Context) error, afterward
 		ctx, cancel := context.WithTimeout(cl.life, questionLimit)
 		defer cancel()
 		f.err = ask(ctx)
+		if f.err != nil && cl.life.Err() != nil {
+			f.err = errClosed() // the question's context may have ended before the connections did
+		}
 		afterwards(f.err)
 		close(f.done)
 	})
