@@ -22,8 +22,14 @@ import (
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 )
 
-// streamWorkers are goroutines that grpc-go keeps for calls; a call that finds none free gets its own.
-const streamWorkers = 64
+const (
+	// streamWorkers are goroutines that grpc-go keeps for calls; a call that finds none free gets its own.
+	streamWorkers = 64
+	// What a caller may send ahead of our reading. Left to itself grpc-go estimates the bandwidth, with a ping for each round trip, and lets windows grow to
+	// 16 MiB: that costs server and caller together 7 % of a small call. A message that is larger than the stream's window gets its room when it is read.
+	streamWindow     = 256 << 10
+	connectionWindow = 1 << 20
+)
 
 // newGRPC makes the gRPC server with every service registered.
 func (s *Server) newGRPC(config *tls.Config) {
@@ -35,6 +41,8 @@ func (s *Server) newGRPC(config *tls.Config) {
 		grpc.ConnectionTimeout(l.OpenTimeout),
 		grpc.WaitForHandlers(true),
 		grpc.NumStreamWorkers(streamWorkers),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connectionWindow),
 		grpc.InTapHandle(tapReceive),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: l.MaxConnectionIdle,
