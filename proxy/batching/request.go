@@ -17,6 +17,14 @@ type part struct {
 	from, to int
 }
 
+func messagesOf(parts []part) int {
+	n := 0
+	for _, p := range parts {
+		n += p.to - p.from
+	}
+	return n
+}
+
 // batch is a request made of waiting calls. live and cancel: when all its callers have left, the request is told to end.
 type batch struct {
 	parts  []part
@@ -56,7 +64,7 @@ func (q *Queue) run(t *topic) {
 func (q *Queue) gatherLocked(t *topic) *batch {
 	q.dropGivenUpLocked(t)
 	limits := q.producer.Limits()
-	b := &batch{}
+	b := &batch{parts: make([]part, 0, len(t.calls))}
 	n, size := 0, int64(0)
 	kept := t.calls[:0]
 	full := false
@@ -144,6 +152,7 @@ func (q *Queue) sendParts(ctx context.Context, topic string, parts []part) {
 	if len(parts) == 1 {
 		msgs = parts[0].call.msgs[parts[0].from:parts[0].to]
 	} else {
+		msgs = make([]*driver.Message, 0, messagesOf(parts))
 		for _, p := range parts {
 			msgs = append(msgs, p.call.msgs[p.from:p.to]...)
 		}

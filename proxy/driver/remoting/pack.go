@@ -48,7 +48,7 @@ func (r request) part(from, to int) request {
 func pack(entries []entry, compressAbove int) []request {
 	var done []request
 	var open [2]*packing // of plain and of compressed ones
-	for _, e := range entries {
+	for i, e := range entries {
 		m := wire.BatchMessage{Text: wire.MessageProperties(e.message), Body: e.message.Body}
 		sysFlag := 0
 		if compressAbove > 0 && len(m.Body) > compressAbove {
@@ -62,7 +62,10 @@ func pack(entries []entry, compressAbove int) []request {
 			p = nil
 		}
 		if p == nil {
-			p = &packing{request: request{sysFlag: sysFlag, born: time.Now()}}
+			room := min(len(entries)-i, batchMessages)
+			p = &packing{request: request{
+				sysFlag: sysFlag, born: time.Now(), entries: make([]entry, 0, room), messages: make([]wire.BatchMessage, 0, room),
+			}}
 			open[kind] = p
 		}
 		p.entries, p.messages = append(p.entries, e), append(p.messages, m)
