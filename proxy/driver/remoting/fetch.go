@@ -212,6 +212,7 @@ func (c *consumer) decodeArrived(enough int) {
 func (c *consumer) takeIn(m *poll) {
 	msgs, size, rest, err := c.decode(m)
 	c.logUndecoded(m, err)
+	m.answer.Free()
 	m.answer = nil
 	s := &c.state
 	s.Lock()

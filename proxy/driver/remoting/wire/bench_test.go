@@ -106,6 +106,7 @@ func BenchmarkReadPop32(b *testing.B) {
 		if p, err := DecodePop(cmd, "broker-a"); err != nil || len(p.Messages) != 32 {
 			b.Fatal(err)
 		}
+		cmd.Free()
 	}
 }
 

@@ -89,6 +89,31 @@ func freeFrame(frame *[]byte) {
 	}
 }
 
+// bodies keeps the bodies of answers that were freed: an answer to a pop has some 40 to 256 KiB, which would be half of all that a receiver allocates.
+var bodies sync.Pool
+
+// Bodies of at least pooledBytes come from the pool, in steps of that size, so that one serves for another.
+const pooledBytes = 16 << 10
+
+func newBody(n int) []byte {
+	if n < pooledBytes {
+		return make([]byte, n)
+	}
+	if kept, ok := bodies.Get().(*[]byte); ok && cap(*kept) >= n {
+		return (*kept)[:n]
+	}
+	return make([]byte, n, (n+pooledBytes-1)/pooledBytes*pooledBytes)
+}
+
+// Free gives the body's memory back. It may be called once, when nobody uses the body any more; what DecodePop made of it is a copy.
+func (c *Command) Free() {
+	body := c.Body
+	c.Body = nil
+	if cap(body) >= pooledBytes && cap(body) <= keptFrameBytes {
+		bodies.Put(&body)
+	}
+}
+
 // ReadFrame reads one command. An error that is ErrFrame means that the peer sent something else; others come from r.
 func ReadFrame(r *bufio.Reader) (*Command, error) {
 	var prefix [8]byte
@@ -111,7 +136,7 @@ func ReadFrame(r *bufio.Reader) (*Command, error) {
 		return nil, err
 	}
 	if body := length - 4 - headerLength; body > 0 {
-		c.Body = make([]byte, body)
+		c.Body = newBody(int(body))
 		if _, err := io.ReadFull(r, c.Body); err != nil {
 			return nil, noEOF(err)
 		}
