@@ -72,7 +72,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "how often each contender runs; the table has the median")
 	flags.DurationVar(&o.window, "window", 4*time.Second, "how long each contender runs in a round")
 	flags.StringVar(&o.write, "write", "", "also write the tables to this file")
-	flags.StringVar(&o.profile, "profile", "", "write a CPU profile of the proxy to this file: the first driver in the first row that runs")
+	flags.StringVar(&o.profile, "profile", "", "write CPU profiles of the proxy: the first driver in each row that runs, to this name less .prof with a number")
 	flags.StringVar(&o.only, "only", "", "run only the rows whose name contains this, without the figures that are taken once; nothing is written")
 	flags.BoolVar(&o.tls, "tls", false, "TLS on both gRPC servers; without it on neither, as on the raw client's connection to the broker")
 	flags.StringVar(&o.worker, "worker", "", "internal: be a contender")

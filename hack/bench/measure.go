@@ -10,7 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,7 +29,7 @@ func (b *bench) measure(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if b.profile != "" {
-		if err := b.takeProfile(ctx); err != nil {
+		if err := b.takeProfiles(ctx); err != nil {
 			return "", err
 		}
 	}
@@ -45,8 +45,12 @@ func (b *bench) measure(ctx context.Context) (string, error) {
 
 // warmUp: a broker is at a third of its rates for its first 100,000 messages, and a JVM's JIT takes some seconds of each kind of load.
 func (b *bench) warmUp(ctx context.Context) error {
-	say("warming the broker with 200,000 messages")
-	for total := 0; total < 200_000; {
+	enough := 200_000
+	if b.wanted(rowReceive) && !b.wanted(rowBatch) {
+		enough = int(200_000 * b.window.Seconds()) // nobody else makes the backlog that is received
+	}
+	say("warming the broker with %d messages", enough)
+	for total := 0; total < enough; {
 		f, err := b.contend(ctx, "raw-send", "--topic", "bench", "--callers", "16", "--batch", "32")
 		if err != nil {
 			return err
@@ -82,6 +86,9 @@ func (b *bench) runRounds(ctx context.Context) (results, error) {
 	all := results{}
 	for round := range b.rounds {
 		for _, c := range b.contenders() {
+			if err := b.settle(ctx); err != nil {
+				return nil, err
+			}
 			f, err := c.run(ctx)
 			if err != nil {
 				return nil, fmt.Errorf("%s, %s: %w", c.row, names[c.who], err)
@@ -93,14 +100,61 @@ func (b *bench) runRounds(ctx context.Context) (results, error) {
 	return all, nil
 }
 
-// takeProfile runs the first wanted row's first driver once more and writes a CPU profile of its window.
-func (b *bench) takeProfile(ctx context.Context) error {
-	cs := b.contenders()
-	c := cs[slices.IndexFunc(cs, func(c contender) bool { return c.who == b.drivers[0] })]
-	say("profiling %s, %s", c.row, names[c.who])
+const (
+	// settleMost is how long a contender waits at most for what the one before has left behind, settledCores what counts as nothing.
+	settleMost   = 3 * time.Second
+	settledCores = 0.25
+)
+
+// settle waits until the JVMs have come to rest: after a load they compile, collect garbage and write to the disk, at the cost of whoever comes next.
+func (b *bench) settle(ctx context.Context) error {
+	pids := []int{b.broker.BrokerPID()}
+	if b.java != nil {
+		pids = append(pids, b.java.proxy(), b.java.cmd.Process.Pid)
+	}
+	const look = 250 * time.Millisecond
+	var before time.Duration
+	for i := range int(settleMost / look) {
+		var now time.Duration
+		for _, pid := range pids {
+			used, err := cpuTime(pid)
+			if err != nil {
+				return err
+			}
+			now += used
+		}
+		if i > 0 && (now-before).Seconds() < settledCores*look.Seconds() {
+			return nil
+		}
+		before = now
+		select {
+		case <-time.After(look):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// takeProfiles runs the first driver of each row once more and writes a CPU profile of its window.
+func (b *bench) takeProfiles(ctx context.Context) error {
+	for i, c := range b.contenders() {
+		if c.who != b.drivers[0] {
+			continue
+		}
+		file := fmt.Sprintf("%s-%d.prof", strings.TrimSuffix(b.profile, ".prof"), i)
+		say("profiling %s, %s: %s", c.row, names[c.who], file)
+		if err := b.takeProfile(ctx, c, file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) takeProfile(ctx context.Context, c contender, file string) error {
 	done := make(chan error, 1)
 	b.atWindow = sync.OnceFunc(func() {
-		go func() { done <- b.writeProfile(ctx) }() // joined below
+		go func() { done <- b.writeProfile(ctx, file) }() // joined below
 	})
 	if _, err := c.run(ctx); err != nil {
 		return err
@@ -113,7 +167,7 @@ func (b *bench) takeProfile(ctx context.Context) error {
 	}
 }
 
-func (b *bench) writeProfile(ctx context.Context) error {
+func (b *bench) writeProfile(ctx context.Context, name string) error {
 	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", localenv.Loopback(profilePort), max(1, int(b.window.Seconds())))
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -124,7 +178,7 @@ func (b *bench) writeProfile(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = response.Body.Close() }()
-	file, err := os.Create(b.profile)
+	file, err := os.Create(name)
 	if err != nil {
 		return err
 	}
