@@ -141,7 +141,7 @@ func (h *host) loadKeys(ctx context.Context, uncached client.Client) (err error)
 	if h.sealer, err = h.keys.Load(ctx); err != nil {
 		return err
 	}
-	return h.manager.Add(h.keys)
+	return errors.Join(h.manager.Add(h.keys), h.manager.Add(newRester()))
 }
 
 func newScheme() *runtime.Scheme {
