@@ -27,8 +27,11 @@ type onceFigures struct {
 	readyP50 time.Duration
 }
 
-// memory of a fresh operator in MiB: without objects, with 100 Producers and 100 Consumers ready, and after a load on some of them.
-type memory struct{ idle, declared, loaded float64 }
+// memory of a fresh operator in MiB: without objects, with 100 Producers and 100 Consumers ready, at the end of a load on some of them, and restAfter later.
+type memory struct{ idle, declared, loaded, rested float64 }
+
+// restAfter is longer than the operator takes to give a load's memory back.
+const restAfter = 15 * time.Second
 
 // measureOnce reads the operator's memory per driver and apply -> Ready on the memory driver.
 func (b *bench) measureOnce(ctx context.Context) (onceFigures, error) {
@@ -82,6 +85,14 @@ func (b *bench) memoryOf(ctx context.Context, driver string) (m memory, err erro
 		return m, err
 	}
 	if m.loaded, err = residentMiB(b.operator.PID()); err != nil {
+		return m, err
+	}
+	select {
+	case <-time.After(restAfter):
+	case <-ctx.Done():
+		return m, ctx.Err()
+	}
+	if m.rested, err = residentMiB(b.operator.PID()); err != nil {
 		return m, err
 	}
 	return m, b.remove(ctx, "rmqp,rmqc", "--all")

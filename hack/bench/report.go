@@ -23,12 +23,12 @@ func (b *bench) render(r results, once onceFigures) string {
 	for _, driver := range b.drivers {
 		fmt.Fprintf(&out, "\n## Aims of driver %s\n\n%s", driver, aimsTable(aims(driver, medianOf(r), once)))
 	}
-	out.WriteString("\n## Resident memory, MiB\n\n| process | after its start | with 100 Producers and 100 Consumers | after load |\n| --- | ---: | ---: | ---: |\n")
+	out.WriteString("\n## Resident memory, MiB\n\n| process | after its start | with 100 Producers and 100 Consumers | at the end of a load | 15 s later |\n| --- | ---: | ---: | ---: | ---: |\n")
 	for _, driver := range b.drivers {
 		m := once.memory[driver]
-		fmt.Fprintf(&out, "| %s | %.1f | %.1f | %.1f |\n", names[driver], m.idle, m.declared, m.loaded)
+		fmt.Fprintf(&out, "| %s | %.1f | %.1f | %.1f | %.1f |\n", names[driver], m.idle, m.declared, m.loaded, m.rested)
 	}
-	fmt.Fprintf(&out, "| Java proxy, heap of 512 MiB to 1 GiB | | | %.1f |\n", once.java)
+	fmt.Fprintf(&out, "| Java proxy, heap of 512 MiB to 1 GiB | | | | %.1f |\n", once.java)
 	return out.String()
 }
 
