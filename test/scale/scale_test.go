@@ -20,9 +20,14 @@ import (
 
 // The project's aims for 5,000 Producers and 5,000 Consumers on one host, and what the short form judges instead.
 const (
-	fullPairs     = 5000
-	shortPairs    = 200
+	fullPairs  = 5000
+	shortPairs = 200
+	// startLimit is for an operator that starts with objects which were Ready before, and for a few hundred new ones. Ten thousand new ones cost the API
+	// server two writes each, its finalizer and its status, together 10 ms of a processor: on the two cores that all of this test's processes share, that
+	// alone is most of a minute. freshLimit is for them, and freshCPU for the operator's own part, for each object.
 	startLimit    = 60 * time.Second
+	freshLimit    = 3 * time.Minute
+	freshCPU      = 6 * time.Millisecond
 	residentLimit = 500 << 20
 	// goroutineLimit is for all objects together, beyond the idle operator.
 	goroutineLimit = 100
@@ -126,8 +131,15 @@ func (r *trial) firstStart() *localenv.Operator {
 	before, servers, began := r.requests(r.t), cpuOfServers(r.t), time.Now()
 	op := r.operator(r.t, r.options)
 	took := r.watch.await(r.t, began, 10*time.Minute, 2*r.pairs, 2*r.pairs)
-	r.t.Logf("first start: all Ready after %s; CPU: operator %s, API server %s", took.Round(time.Millisecond), cpuOf(r.t, op), cpuOfServers(r.t)-servers)
-	r.judge("first start", op, took)
+	used, limit := cpuOf(r.t, op), startLimit
+	r.t.Logf("first start: all Ready after %s; CPU: operator %s, API server %s", took.Round(time.Millisecond), used, cpuOfServers(r.t)-servers)
+	if long() {
+		limit = freshLimit
+		if each := used / time.Duration(2*r.pairs); each > freshCPU {
+			r.t.Errorf("first start: the operator used %s of a processor for each object, limit %s", each, freshCPU)
+		}
+	}
+	r.judge("first start", op, took, limit)
 	added := since(r.requests(r.t), before)
 	r.t.Logf("first start: requests %v", added)
 	// The finalizer and the status; on a slow machine some starts take long enough to be told.
@@ -148,7 +160,7 @@ func (r *trial) restart() *localenv.Operator {
 	if ready != 2*r.pairs {
 		r.t.Errorf("restart: %d of %d objects are Ready", ready, 2*r.pairs)
 	}
-	r.judge("restart", op, took)
+	r.judge("restart", op, took, startLimit)
 	added := since(r.requests(r.t), before)
 	r.t.Logf("restart: requests %v", added)
 	if n := writes(added); n > 0 {
@@ -175,7 +187,7 @@ func (r *trial) costAtRest(phase string, op *localenv.Operator) cost {
 }
 
 // judge measures the operator at rest.
-func (r *trial) judge(phase string, op *localenv.Operator, took time.Duration) {
+func (r *trial) judge(phase string, op *localenv.Operator, took, limit time.Duration) {
 	full := r.costAtRest(phase, op)
 	live := (full.live - r.empty.live) / int64(2*r.pairs)
 	r.t.Logf("%s: %s; %d goroutines more than idle, %d live bytes per object", phase, full, full.goroutines-r.empty.goroutines, live)
@@ -188,8 +200,8 @@ func (r *trial) judge(phase string, op *localenv.Operator, took time.Duration) {
 	if full.resident > residentLimit {
 		r.t.Errorf("%s: %.1f MiB resident, limit %d", phase, mib(full.resident), residentLimit>>20)
 	}
-	if took > startLimit {
-		r.t.Errorf("%s: took %s, limit %s", phase, took, startLimit)
+	if took > limit {
+		r.t.Errorf("%s: took %s, limit %s", phase, took, limit)
 	}
 }
 
