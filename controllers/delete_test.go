@@ -178,6 +178,27 @@ func (w *wire) setRefuse(f func(*http.Request) *http.Response) {
 	w.refuse = f
 }
 
+// TestTheEndOfAnUnusedClientIsNotToldTwice: the condition Terminating, written for each client that was closed in milliseconds, cost as much as its
+// deletion.
+func TestTheEndOfAnUnusedClientIsNotToldTwice(t *testing.T) {
+	t.Parallel()
+	config, wire := onWire(nil)
+	op := startOperator(t, operatorOptions{namespace: newNamespace(t), config: config})
+	o := op.apply("Producer", "x", goodProducer)
+	op.waitReady(o, "x")
+	before := len(wire.written())
+	op.delete(o)
+	op.waitGone(o, 10*time.Second)
+	for _, w := range wire.written()[before:] {
+		if strings.HasSuffix(w, " "+statusManager) {
+			t.Errorf("%s: the conditions of an object whose client closes at once were written", w)
+		}
+	}
+	if n := len(wire.written()) - before; n == 0 {
+		t.Error("no write was seen")
+	}
+}
+
 // TestAHostThatCannotFinishItsLastReportsTakesItsLeaseAway: with very many dying objects and a busy API server the last reports took all of the time, the
 // process ended with an error, and its Lease stayed for all of them to wait for.
 func TestAHostThatCannotFinishItsLastReportsTakesItsLeaseAway(t *testing.T) {
