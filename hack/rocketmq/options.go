@@ -138,6 +138,7 @@ func (c *Cluster) brokerConf() map[string]string {
 		"flushDiskType":               "ASYNC_FLUSH",
 		"autoCreateTopicEnable":       "false", // a mistyped topic is an error, as in production
 		"enablePropertyFilter":        "true",  // SQL filters
+		"recallMessageEnable":         "true",  // delayed messages can be cancelled; off by default
 		"timerWheelEnable":            "true",
 		"transactionCheckInterval":    "5000",
 		"transactionTimeOut":          "3000",

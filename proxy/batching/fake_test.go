@@ -41,6 +41,9 @@ func newProducer() *fakeProducer {
 
 func (p *fakeProducer) Limits() driver.BatchLimits { return p.limits }
 func (p *fakeProducer) Err() error                 { return nil }
+func (p *fakeProducer) Recall(context.Context, string) (string, error) {
+	return "", driver.Errorf(driver.Unsupported, "", "a fake")
+}
 func (p *fakeProducer) Close(context.Context) error {
 	return nil
 }

@@ -615,6 +615,7 @@ type instant struct{}
 func (instant) Send(_ context.Context, _ string, msgs []*driver.Message) []driver.SendResult {
 	return make([]driver.SendResult, len(msgs))
 }
-func (instant) Limits() driver.BatchLimits  { return driver.BatchLimits{Messages: 32, Bytes: 1 << 20} }
-func (instant) Err() error                  { return nil }
-func (instant) Close(context.Context) error { return nil }
+func (instant) Recall(context.Context, string) (string, error) { return "", nil }
+func (instant) Limits() driver.BatchLimits                     { return driver.BatchLimits{Messages: 32, Bytes: 1 << 20} }
+func (instant) Err() error                                     { return nil }
+func (instant) Close(context.Context) error                    { return nil }

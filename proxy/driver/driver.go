@@ -59,6 +59,12 @@ type Capabilities struct {
 	KeepsLeases bool
 	// MaxLease is the longest lease Fetch and Extend can give. Longer requests are clamped and the answer shows the real deadline.
 	MaxLease time.Duration
+	// Delays says what Message.When can ask for, in words for the user.
+	Delays string
+	// MaxDelay is the longest that this driver knows of; 0 = the broker says.
+	MaxDelay time.Duration
+	// Recall: a delayed message can be cancelled.
+	Recall bool
 	// SingleHost: a Consumer of this driver must run on one host only.
 	SingleHost bool
 	// TLS: Connection.TLS is kept. Otherwise a connection that asks for it is refused as Unsupported, never made in plain text.
@@ -166,6 +172,11 @@ type Producer interface {
 	// none of that request); Limits says what fits in one.
 	Send(ctx context.Context, topic string, msgs []*Message) []SendResult
 
+	// Recall cancels a message that was to be delivered later, by the handle that its Send answered, and answers its id. Cancelling again answers the
+	// same. Errors: Unsupported (Capabilities.Recall, or switched off at the broker), InvalidHandle (not a handle of a message of one of this
+	// producer's topics), TooLate (it was delivered, or the broker does not have it), or a retryable one.
+	Recall(ctx context.Context, handle string) (messageID string, err error)
+
 	// Limits says how many messages and bytes (bodies + properties) one Send may carry to the broker in a single request.
 	Limits() BatchLimits
 
@@ -194,7 +205,9 @@ type SendResult struct {
 	Broker string
 	Queue  int
 	Offset int64
-	Err    error
+	// RecallHandle cancels a message that is delivered later; empty where the driver or the broker cannot.
+	RecallHandle string
+	Err          error
 }
 
 // Consumer receives for one group. All methods are safe for concurrent use. Handles are opaque text, valid for this group only.
@@ -263,6 +276,8 @@ type Message struct {
 	Keys       []string
 	Properties map[string]string
 	Body       []byte
+	// When is when consumers get it; the zero value = at once.
+	When When
 }
 
 // Received is one leased message.

@@ -48,6 +48,8 @@ const (
 	LeaseExpired Reason = "LeaseExpired"
 	// InvalidHandle: not a handle of this driver and group.
 	InvalidHandle Reason = "InvalidHandle"
+	// TooLate: what was to be recalled has been delivered.
+	TooLate Reason = "TooLate"
 )
 
 // Error is what drivers return: a reason to decide by and a text for people. It never contains a secret or a body.

@@ -22,7 +22,7 @@ const (
 
 // ValidateMessage checks m against the rules of RocketMQ that brokers enforce late, badly or by dropping data in silence. maxBytes bounds
 // m.Bytes(); 0 = no limit. The error is an *Error with reason InvalidMessage whose Field is relative to the message: "topic", "id", "tag",
-// "keys[2]", "body", "properties" or "properties[NAME]".
+// "keys[2]", "body", "delay", "deliver_at", "properties" or "properties[NAME]".
 func ValidateMessage(m *Message, maxBytes int) error {
 	if m == nil {
 		return Errorf(InvalidMessage, "", "the message is missing")
@@ -30,7 +30,7 @@ func ValidateMessage(m *Message, maxBytes int) error {
 	if err := ValidateTopic(m.Topic); err != nil {
 		return err
 	}
-	for _, check := range []func(*Message) error{validateID, validateTag, validateKeys, validateProperties} {
+	for _, check := range []func(*Message) error{validateID, validateTag, validateKeys, validateProperties, validateWhen} {
 		if err := check(m); err != nil {
 			return err
 		}

@@ -52,6 +52,8 @@ func (d *Driver) Capabilities() driver.Capabilities {
 			prefetchMessages, prefetchBytes>>20, pullBatch),
 		MaxLease:   maxLease,
 		SingleHost: true,
+		Delays: "brokers 5.x: to about a second, up to the broker's limit (timerMaxDelaySec, 3 days unless changed); brokers 4.x: 18 delays from 1 s to 2 h, " +
+			"the next longer one and only with round_delay",
 	}
 }
 

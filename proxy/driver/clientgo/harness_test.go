@@ -66,6 +66,9 @@ func (h *harness) Facts() drivertest.Facts {
 		Late: 2 * time.Second, Open: 20 * time.Second, SQL: true,
 		RestartBroker: h.restart, MaxMessageBytes: largest,
 	}
+	if h.cluster.Version() == rocketmq.Version4 {
+		f.DelayLevels, f.MaxDelay = true, levels[len(levels)-1]
+	}
 	if !h.user.IsZero() {
 		wrong := h.Connection()
 		wrong.Credentials.SecretKey = "wrong"

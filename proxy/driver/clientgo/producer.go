@@ -18,6 +18,7 @@ import (
 	library "github.com/apache/rocketmq-client-go/v2/producer"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/choice"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/gate"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
@@ -41,6 +42,8 @@ type producer struct {
 	gate     *gate.Gate
 	health   health
 	watching sync.WaitGroup
+	// line is the brokers', as it was found for the first message that was to be delivered later; nil = not asked yet.
+	line atomic.Pointer[choice.Line]
 }
 
 // OpenProducer implements driver.Driver.

@@ -25,6 +25,7 @@ const retryPause = 20 * time.Millisecond
 type entry struct {
 	message *driver.Message
 	result  *driver.SendResult
+	timer   timer
 }
 
 // Send implements driver.Producer.
@@ -46,7 +47,7 @@ func (p *producer) Send(ctx context.Context, topic string, msgs []*driver.Messag
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.gate.Life(), cancel)()
-	for _, request := range p.requests(p.valid(topic, msgs, results)) {
+	for _, request := range p.requests(p.timed(ctx, p.valid(topic, msgs, results))) {
 		p.store(ctx, topic, request)
 	}
 	return results
@@ -80,7 +81,8 @@ func (p *producer) valid(topic string, msgs []*driver.Message, results []driver.
 	return good
 }
 
-// requests gathers messages into requests within the limits. What shall be compressed goes alone: the library compresses no batch.
+// requests gathers messages into requests within the limits. What shall be compressed goes alone: the library compresses no batch. So
+// does what is delivered later: in a batch brokers ignore the time.
 func (p *producer) requests(entries []entry) [][]entry {
 	var all [][]entry
 	var open []entry
@@ -93,7 +95,7 @@ func (p *producer) requests(entries []entry) [][]entry {
 	}
 	for _, e := range entries {
 		n := e.message.Bytes()
-		if p.cfg.CompressAbove > 0 && len(e.message.Body) > p.cfg.CompressAbove {
+		if p.cfg.CompressAbove > 0 && len(e.message.Body) > p.cfg.CompressAbove || e.timer.name != "" {
 			all = append(all, []entry{e})
 			continue
 		}
@@ -225,6 +227,9 @@ func (p *producer) encode(topic string, request []entry, choice *primitive.Messa
 	for i, e := range request {
 		m := primitive.NewMessage(wire.WithNamespace(p.cfg.Connection.Namespace, topic), bytes.Clone(e.message.Body))
 		m.WithProperties(driver.StoredProperties(e.message))
+		if e.timer.name != "" {
+			m.WithProperty(e.timer.name, e.timer.value)
+		}
 		m.Queue = choice
 		msgs[i] = m
 	}

@@ -51,6 +51,10 @@ type Facts struct {
 	SQL bool
 	// CreatesTopics: sending to an unknown topic creates it instead of failing with TopicNotFound.
 	CreatesTopics bool
+	// DelayLevels: the broker knows some delays only, of which 5 s and 10 s are two (brokers before 5.0).
+	DelayLevels bool
+	// MaxDelay is the longest delay that the broker takes. 0 = 3 days.
+	MaxDelay time.Duration
 	// Serial: cases must not run side by side.
 	Serial bool
 	// Unauthorized, where the broker has ACL, is a connection with wrong credentials. May be nil.
@@ -71,6 +75,9 @@ type Facts struct {
 }
 
 func (f Facts) withDefaults() Facts {
+	if f.MaxDelay == 0 {
+		f.MaxDelay = 72 * time.Hour
+	}
 	orDefault := func(d *time.Duration, value time.Duration) {
 		if *d == 0 {
 			*d = value

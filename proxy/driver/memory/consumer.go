@@ -81,11 +81,12 @@ func (c *consumer) try(req driver.FetchRequest, w **waiter) (*basket, time.Durat
 	c.turn = (c.turn + 1) % len(c.reads)
 	for i := range c.reads {
 		r := c.reads[(c.turn+i)%len(c.reads)]
+		b.letOut(r.cursor.topic, now)
 		r.cursor.expire(now)
 		if !r.cursor.take(k, r.matches) {
 			break
 		}
-		next = min(next, r.cursor.nextDue())
+		next = min(next, r.cursor.nextDue(), r.cursor.topic.nextLater())
 	}
 	if len(k.grants) > 0 {
 		return k, 0
@@ -334,6 +335,7 @@ func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
 	now := c.broker.now()
 	lags := make([]driver.Lag, len(c.reads))
 	for i, r := range c.reads {
+		c.broker.letOut(r.cursor.topic, now)
 		lags[i] = driver.Lag{Topic: r.topic, Waiting: r.cursor.waiting(now)}
 	}
 	return lags, nil

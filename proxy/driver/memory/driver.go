@@ -37,6 +37,7 @@ func (memoryDriver) Capabilities() driver.Capabilities {
 		// Every host has a broker of its own: a second host's Consumer would read another broker.
 		SingleHost: true,
 		TLS:        true, // nothing leaves the process
+		Delays:     "exact, up to 3 days", MaxDelay: maxAhead, Recall: true,
 	}
 }
 
@@ -47,7 +48,8 @@ func (d memoryDriver) OpenProducer(ctx context.Context, cfg driver.ProducerConfi
 	if err := d.admit(ctx, Open, &cfg.Connection, cfg.Group, cfg.Validate()); err != nil {
 		return nil, err
 	}
-	p := &producer{broker: d.broker, gate: newGate(), group: cfg.Group, namespace: cfg.Connection.Namespace, limit: d.broker.options.MaxMessageBytes}
+	p := &producer{broker: d.broker, gate: newGate(), group: cfg.Group, namespace: cfg.Connection.Namespace, topics: cfg.Topics,
+		limit: d.broker.options.MaxMessageBytes}
 	if cfg.MaxMessageBytes > 0 {
 		p.limit = min(p.limit, cfg.MaxMessageBytes)
 	}
@@ -83,6 +85,7 @@ func (d memoryDriver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfi
 	}
 	c := &consumer{broker: b, gate: newGate(), group: g, plainGroup: cfg.Group, namespace: cfg.Connection.Namespace}
 	for i, t := range topics {
+		b.letOut(t, b.now()) // what was due before is older than a group that begins at the latest
 		c.reads = append(c.reads, read{cursor: g.cursorOf(t, cfg.StartFrom), matches: filters[i], topic: cfg.Subscriptions[i].Topic})
 	}
 	g.members++

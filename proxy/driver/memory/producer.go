@@ -5,6 +5,7 @@ package memory
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -17,6 +18,7 @@ type producer struct {
 	group     string
 	namespace string
 	limit     int
+	topics    []string
 }
 
 // Limits says what a request to this broker may carry; the bytes leave room for one message of the largest size.
@@ -66,34 +68,52 @@ func failAll(results []driver.SendResult, err error) []driver.SendResult {
 // store copies the good messages before it takes the lock.
 func (p *producer) store(topicName string, msgs []*driver.Message, results []driver.SendResult) {
 	full, born := withNamespace(p.namespace, topicName), time.Now()
-	good := make([]*stored, 0, len(msgs))
+	b := p.broker
+	all := make([]*stored, len(msgs))
+	var now, back []*stored
 	for i, m := range msgs {
-		if err := p.check(topicName, m); err != nil {
-			results[i].Err = err
+		if results[i].Err = p.check(topicName, m); results[i].Err != nil {
 			continue
 		}
-		good = append(good, newStored(m, topicName, born))
+		s := newStored(m, topicName, born)
+		if all[i] = s; m.When.Later() {
+			if due := b.dueAt(m.When); due > b.now() {
+				s.due, back = due, append(back, s)
+				continue
+			}
+		}
+		now = append(now, s)
 	}
-	if len(good) == 0 {
+	if len(now)+len(back) == 0 {
 		return
 	}
-	b := p.broker
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	t, err := b.useTopic(full)
-	if err == nil {
-		err = b.store(t, good)
-	}
-	b.mu.Unlock()
 	if err != nil {
 		failAll(results, err)
 		return
 	}
-	for i := range results {
-		if results[i].Err == nil {
-			results[i].Broker, results[i].Queue, results[i].Offset = Name, good[0].queue, good[0].offset
-			good = good[1:]
+	errNow, errBack := b.store(t, now), b.keepBack(t, back)
+	for i, s := range all {
+		r := &results[i]
+		switch {
+		case s == nil:
+		case s.due > 0 && errBack == nil:
+			r.Broker, r.RecallHandle = Name, recallHandle(full, b.at(s.due), s.ID)
+		case s.due > 0:
+			r.Err = errBack
+		case errNow == nil:
+			r.Broker, r.Queue, r.Offset = Name, s.queue, s.offset
+		default:
+			r.Err = errNow
 		}
 	}
+}
+
+// sends reports whether the topic, with its namespace, is among the producer's.
+func (p *producer) sends(full string) bool {
+	return slices.ContainsFunc(p.topics, func(topic string) bool { return withNamespace(p.namespace, topic) == full })
 }
 
 func (p *producer) check(topicName string, m *driver.Message) error {
@@ -108,7 +128,10 @@ func (p *producer) check(topicName string, m *driver.Message) error {
 	}
 	checked := *m
 	checked.Topic = topicName
-	return driver.ValidateMessage(&checked, p.limit)
+	if err := driver.ValidateMessage(&checked, p.limit); err != nil {
+		return err
+	}
+	return p.broker.checkDelay(m.When)
 }
 
 func (p *producer) Err() error { return p.err() }

@@ -18,7 +18,9 @@ type stored struct {
 	queue      int
 	offset     int64
 	born, kept time.Time
-	bytes      int64
+	// due is when it may be delivered, of one that is kept back.
+	due   time.Duration
+	bytes int64
 	// holders is the number of groups that hold it: leased, delayed or ready again.
 	holders int
 }
@@ -63,7 +65,8 @@ type topic struct {
 	bytes   int64
 	count   int
 	// turn chooses the queue of the next Send.
-	turn int
+	turn  int
+	later later
 }
 
 func newTopic(name string, id uint64, queues int) *topic {
@@ -76,6 +79,9 @@ func newTopic(name string, id uint64, queues int) *topic {
 
 // store appends all of msgs to one queue, or none of them when there is no room. Called under mu.
 func (b *Broker) store(t *topic, msgs []*stored) error {
+	if len(msgs) == 0 {
+		return nil
+	}
 	var size int64
 	for _, m := range msgs {
 		size += m.bytes
@@ -83,6 +89,14 @@ func (b *Broker) store(t *topic, msgs []*stored) error {
 	if err := b.makeRoom(t, len(msgs), size); err != nil {
 		return err
 	}
+	t.bytes, t.count, b.state.bytes = t.bytes+size, t.count+len(msgs), b.state.bytes+size
+	b.letOut(t, b.now()) // what was due before comes before
+	b.enqueue(t, msgs)
+	return nil
+}
+
+// enqueue appends all of msgs, which are counted already, to one queue.
+func (b *Broker) enqueue(t *topic, msgs []*stored) {
 	now := time.Now()
 	t.turn = (t.turn + 1) % len(t.queues)
 	q := t.queues[t.turn]
@@ -91,11 +105,9 @@ func (b *Broker) store(t *topic, msgs []*stored) error {
 		q.next++
 		q.messages = append(q.messages, m)
 	}
-	t.bytes, t.count, b.state.bytes = t.bytes+size, t.count+len(msgs), b.state.bytes+size
 	for _, c := range t.cursors {
 		c.wake()
 	}
-	return nil
 }
 
 // makeRoom drops what everybody is done with when a limit would be passed, and refuses when that is not enough.

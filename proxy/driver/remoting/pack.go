@@ -44,7 +44,7 @@ func (r request) part(from, to int) request {
 
 // pack gathers messages into requests within the limits; one above them goes alone. Bodies of more than compressAbove bytes (0 = none) are compressed
 // where that makes them smaller, and go in requests of their own: the flag that says so is one for all messages of a request. Order is kept
-// among those that are compressed and among those that are not.
+// among those that are compressed and among those that are not. One that is delivered later goes alone.
 func pack(entries []entry, compressAbove int) []request {
 	var done []request
 	var open [2]*packing // of plain and of compressed ones
@@ -53,6 +53,11 @@ func pack(entries []entry, compressAbove int) []request {
 		sysFlag := 0
 		if compressAbove > 0 && len(m.Body) > compressAbove {
 			m.Body, sysFlag = wire.Compress(m.Body)
+		}
+		if e.message.When.Later() {
+			// Alone: in a batch brokers ignore the time and deliver at once (5.5.0).
+			done = append(done, request{entries: []entry{e}, messages: []wire.BatchMessage{m}, sysFlag: sysFlag, born: time.Now()})
+			continue
 		}
 		size := m.Bytes()
 		kind := min(sysFlag, 1)

@@ -87,7 +87,7 @@ func (p *producer) store(ctx context.Context, name string, r request) {
 			e.result.Err = err
 			continue
 		}
-		e.result.Broker, e.result.Queue, e.result.Offset = broker, stored[i].Queue, stored[i].Offset
+		e.result.Broker, e.result.Queue, e.result.Offset, e.result.RecallHandle = broker, stored[i].Queue, stored[i].Offset, stored[i].RecallHandle
 	}
 }
 

@@ -131,5 +131,5 @@ func decodeStored(answer *Command) (Stored, error) {
 	if err != nil {
 		return Stored{}, frameErrorf("queue offset %.40q is not a number", answer.Fields["queueOffset"])
 	}
-	return Stored{Queue: queue, Offset: offset, OffsetID: answer.Fields["msgId"]}, nil
+	return Stored{Queue: queue, Offset: offset, OffsetID: answer.Fields["msgId"], RecallHandle: answer.Fields["recallHandle"]}, nil
 }

@@ -23,6 +23,7 @@ const (
 	reqConsumeStats         = 208
 	reqSendMessageV2        = 310
 	reqSendBatch            = 320
+	reqRecallMessage        = 370    // 5.x, since 5.4
 	reqPop                  = 200050 // 5.x
 	reqAck                  = 200051 // 5.x
 	reqChangeInvisible      = 200053 // 5.x
@@ -54,6 +55,7 @@ const (
 	CodeConsumerNotOnline    = 206
 	CodePollingFull          = 209 // more long polls wait than the broker takes
 	CodePollTimeout          = 210 // a pop found nothing
+	CodeIllegalOperation     = 604
 )
 
 // Bits of the header's flag.

@@ -27,7 +27,7 @@ func EncodeProperties(properties map[string]string) string {
 	return string(appendProperties(make([]byte, 0, propertiesBytes(properties)), properties))
 }
 
-// MessageProperties is the text of the properties under which m is stored: its own, and those that hold id, tag and keys. It is on the way of every
+// MessageProperties is the text of the properties under which m is stored: its own, and those that hold id, tag, keys and time. It is on the way of every
 // message out, and a map of them costs more than everything else that is done with the message there.
 func MessageProperties(m *driver.Message) string {
 	size := propertiesBytes(m.Properties) + len(driver.PropertyID) + len(m.ID) + len(driver.PropertyTag) + len(m.Tag) + len(driver.PropertyKeys) + 6
@@ -45,6 +45,9 @@ func MessageProperties(m *driver.Message) string {
 	}
 	if len(m.Keys) > 0 {
 		add(driver.PropertyKeys, strings.Join(m.Keys, " "))
+	}
+	if m.When.Later() {
+		add(m.When.TimerProperty())
 	}
 	return string(appendProperties(text, m.Properties))
 }
@@ -97,6 +100,8 @@ type Stored struct {
 	Offset int64
 	// OffsetID is the broker's own id of the message, not its UNIQ_KEY.
 	OffsetID string
+	// RecallHandle is there for a timer message; see Recall.
+	RecallHandle string
 }
 
 // Send stores one message and waits for the answer, until ctx ends, or for RequestTimeout when it has no end. Codes 10 to 12 are errors here: stored,

@@ -183,7 +183,7 @@ func TestBatchesAreEncodedInOrder(t *testing.T) {
 func TestABatchAnswerTellsEachPlace(t *testing.T) {
 	answer := &Command{Fields: map[string]string{"queueId": "2", "queueOffset": "10", "msgId": "A,B,C"}}
 	got, err := decodeBatchAnswer(answer, 3)
-	if err != nil || len(got) != 3 || got[0] != (Stored{2, 10, "A"}) || got[2] != (Stored{2, 12, "C"}) {
+	if err != nil || len(got) != 3 || got[0] != (Stored{Queue: 2, Offset: 10, OffsetID: "A"}) || got[2] != (Stored{Queue: 2, Offset: 12, OffsetID: "C"}) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if _, err := decodeBatchAnswer(answer, 2); !errors.Is(err, ErrFrame) {
