@@ -186,6 +186,11 @@ func (p *ProducerClient) Drain(ctx context.Context) registry.DrainReport {
 	return registry.DrainReport{InFlight: r.InFlight, Drained: r.Drained, LeftLeased: r.Left}
 }
 
+// Recall is the driver's.
+func (p *ProducerClient) Recall(ctx context.Context, handle string) (string, error) {
+	return p.producer.Recall(ctx, handle)
+}
+
 // Close answers whoever still waits, then closes the driver's client.
 func (p *ProducerClient) Close(ctx context.Context) error {
 	p.Queue.Close()

@@ -59,6 +59,10 @@ func capabilityTable() string {
 		{"encrypted connections (`connection.tls`)", func(c driver.Capabilities) string {
 			return choose(c.TLS, "yes", "no: refused in the same way")
 		}},
+		{"messages that are delivered later (`deliver_at`, `delay`)", func(c driver.Capabilities) string { return cell(c.Delays) }},
+		{"Recall", func(c driver.Capabilities) string {
+			return choose(c.Recall, "yes; RocketMQ needs `recallMessageEnable=true` at its brokers, 5.4 or newer", "no: FAILED_PRECONDITION")
+		}},
 		{"several hosts", func(c driver.Capabilities) string {
 			return choose(c.SingleHost, "a Consumer runs on one host only (condition `SingleHostDriver` when there are more)", "yes")
 		}},

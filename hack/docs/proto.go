@@ -57,6 +57,9 @@ func readProto(root string) (protoText, error) {
 // declare notes what a line declares and answers the scope after it.
 func (p protoText) declare(line string, scope []string, comment string) []string {
 	if block := blockLine.FindStringSubmatch(line); block != nil {
+		if block[1] == "oneof" {
+			return append(append([]string{}, scope...), "")
+		}
 		inner := append(append([]string{}, scope...), block[2])
 		p.comments[name(inner)] = comment
 		if strings.HasSuffix(line, ";") {
@@ -83,7 +86,7 @@ func (p protoText) declare(line string, scope []string, comment string) []string
 func name(scope []string) string {
 	var parts []string
 	for _, part := range scope {
-		if part != "" && part != "content" {
+		if part != "" {
 			parts = append(parts, part)
 		}
 	}

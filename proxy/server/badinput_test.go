@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -75,23 +76,30 @@ func TestBadSends(t *testing.T) {
 		field    string
 		says     string
 	}{
-		"an unknown object is NOT_FOUND":              {"nobody", many(1), codes.NotFound, "NotFound", "", "shop/nobody"},
-		"an object that is not ready tells why":       {"broken", many(1), codes.FailedPrecondition, "CredentialsRefused", "", "the keys are wrong"},
-		"a name that cannot be one is refused":        {"No_Body", many(1), codes.InvalidArgument, "InvalidRequest", "producer", "No_Body"},
-		"a missing name is refused":                   {"", many(1), codes.InvalidArgument, "InvalidRequest", "producer", "missing"},
-		"no messages at all are refused":              {"orders", nil, codes.InvalidArgument, "InvalidRequest", "messages", "1 to 1000"},
-		"more than 1000 messages are refused":         {"orders", many(1001), codes.InvalidArgument, "InvalidRequest", "messages", "MaxMessagesPerCall"},
-		"a topic that is not the Producer's":          {"orders", []*pb.Message{with(func(m *pb.Message) { m.Topic = "other" })}, codes.InvalidArgument, "TopicNotAllowed", "messages[0].topic", `"other"`},
-		"no topic where there are two":                {"two", many(1), codes.InvalidArgument, "TopicMissing", "messages[0].topic", "orders, returns"},
-		"an empty body":                               {"orders", []*pb.Message{{}}, codes.InvalidArgument, "InvalidMessage", "messages[0].body", "empty"},
-		"a body of 5 MiB":                             {"orders", []*pb.Message{{Content: &pb.Message_Body{Body: make([]byte, 5<<20)}}}, codes.InvalidArgument, "MessageTooLarge", "messages[0].body", "maxMessageBytes is 4194304"},
-		"a request above the limit":                   {"orders", []*pb.Message{{Content: &pb.Message_Body{Body: make([]byte, 17<<20)}}}, codes.ResourceExhausted, "LimitExceeded", "", "MaxRequestBytes"},
-		"an id with a blank":                          {"orders", []*pb.Message{with(func(m *pb.Message) { m.Id = "a b" })}, codes.InvalidArgument, "InvalidMessage", "messages[0].id", "a b"},
-		"an id of 129 bytes":                          {"orders", []*pb.Message{with(func(m *pb.Message) { m.Id = strings.Repeat("a", 129) })}, codes.InvalidArgument, "InvalidMessage", "messages[0].id", "129"},
-		"a property that is RocketMQ's":               {"orders", []*pb.Message{with(func(m *pb.Message) { m.Properties = map[string]string{"DELAY": "3"} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].properties[DELAY]", "belongs to RocketMQ"},
-		"too many bytes in properties":                {"orders", []*pb.Message{with(func(m *pb.Message) { m.Properties = map[string]string{"a": strings.Repeat("b", 40000)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].properties", "limit"},
-		"a key with a blank":                          {"orders", []*pb.Message{with(func(m *pb.Message) { m.Keys = []string{"a", "b c"} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].keys[1]", "b c"},
-		"a number in JSON that is none":               {"orders", []*pb.Message{nan}, codes.InvalidArgument, "InvalidMessage", "messages[0].json", "not JSON"},
+		"an unknown object is NOT_FOUND":        {"nobody", many(1), codes.NotFound, "NotFound", "", "shop/nobody"},
+		"an object that is not ready tells why": {"broken", many(1), codes.FailedPrecondition, "CredentialsRefused", "", "the keys are wrong"},
+		"a name that cannot be one is refused":  {"No_Body", many(1), codes.InvalidArgument, "InvalidRequest", "producer", "No_Body"},
+		"a missing name is refused":             {"", many(1), codes.InvalidArgument, "InvalidRequest", "producer", "missing"},
+		"no messages at all are refused":        {"orders", nil, codes.InvalidArgument, "InvalidRequest", "messages", "1 to 1000"},
+		"more than 1000 messages are refused":   {"orders", many(1001), codes.InvalidArgument, "InvalidRequest", "messages", "MaxMessagesPerCall"},
+		"a topic that is not the Producer's":    {"orders", []*pb.Message{with(func(m *pb.Message) { m.Topic = "other" })}, codes.InvalidArgument, "TopicNotAllowed", "messages[0].topic", `"other"`},
+		"no topic where there are two":          {"two", many(1), codes.InvalidArgument, "TopicMissing", "messages[0].topic", "orders, returns"},
+		"an empty body":                         {"orders", []*pb.Message{{}}, codes.InvalidArgument, "InvalidMessage", "messages[0].body", "empty"},
+		"a body of 5 MiB":                       {"orders", []*pb.Message{{Content: &pb.Message_Body{Body: make([]byte, 5<<20)}}}, codes.InvalidArgument, "MessageTooLarge", "messages[0].body", "maxMessageBytes is 4194304"},
+		"a request above the limit":             {"orders", []*pb.Message{{Content: &pb.Message_Body{Body: make([]byte, 17<<20)}}}, codes.ResourceExhausted, "LimitExceeded", "", "MaxRequestBytes"},
+		"an id with a blank":                    {"orders", []*pb.Message{with(func(m *pb.Message) { m.Id = "a b" })}, codes.InvalidArgument, "InvalidMessage", "messages[0].id", "a b"},
+		"an id of 129 bytes":                    {"orders", []*pb.Message{with(func(m *pb.Message) { m.Id = strings.Repeat("a", 129) })}, codes.InvalidArgument, "InvalidMessage", "messages[0].id", "129"},
+		"a property that is RocketMQ's":         {"orders", []*pb.Message{with(func(m *pb.Message) { m.Properties = map[string]string{"DELAY": "3"} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].properties[DELAY]", "belongs to RocketMQ"},
+		"too many bytes in properties":          {"orders", []*pb.Message{with(func(m *pb.Message) { m.Properties = map[string]string{"a": strings.Repeat("b", 40000)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].properties", "limit"},
+		"a key with a blank":                    {"orders", []*pb.Message{with(func(m *pb.Message) { m.Keys = []string{"a", "b c"} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].keys[1]", "b c"},
+		"a number in JSON that is none":         {"orders", []*pb.Message{nan}, codes.InvalidArgument, "InvalidMessage", "messages[0].json", "not JSON"},
+		"a negative delay":                      {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: durationpb.New(-time.Second)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "positive"},
+		"a delay that is no duration":           {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: &durationpb.Duration{Seconds: 1, Nanos: -1}} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "not a duration"},
+		"a delay beyond the broker's limit":     {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: durationpb.New(90 * time.Hour)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "72h"},
+		"a time that is none": {"orders", []*pb.Message{with(func(m *pb.Message) {
+			m.When = &pb.Message_DeliverAt{DeliverAt: &timestamppb.Timestamp{Seconds: -1 << 60}}
+		})}, codes.InvalidArgument, "InvalidMessage", "messages[0].deliver_at", "not a time"},
+		"a time before RocketMQ's":                    {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_DeliverAt{DeliverAt: &timestamppb.Timestamp{Seconds: -1e9}} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].deliver_at", "out of range"},
 		"all bad messages have the code of the first": {"orders", []*pb.Message{{}, with(func(m *pb.Message) { m.Topic = "other" })}, codes.InvalidArgument, "InvalidMessage", "messages[0].body", "none of the 2 messages"},
 	} {
 		t.Run(name, func(t *testing.T) {

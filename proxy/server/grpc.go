@@ -83,7 +83,7 @@ var (
 	producerService = grpc.ServiceDesc{
 		ServiceName: pb.ProducerService_ServiceDesc.ServiceName,
 		HandlerType: (*any)(nil),
-		Streams:     []grpc.StreamDesc{unary("Send", (*Server).send)},
+		Streams:     []grpc.StreamDesc{unary("Send", (*Server).send), unary("Recall", (*Server).recall)},
 		Metadata:    pb.ProducerService_ServiceDesc.Metadata,
 	}
 	consumerService = grpc.ServiceDesc{

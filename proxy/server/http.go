@@ -221,6 +221,10 @@ func (h *httpProducer) Send(ctx context.Context, req *pb.SendRequest) (*pb.SendR
 	return httpCall(ctx, h.s, "Send", req, (*Server).send)
 }
 
+func (h *httpProducer) Recall(ctx context.Context, req *pb.RecallRequest) (*pb.RecallResponse, error) {
+	return httpCall(ctx, h.s, "Recall", req, (*Server).recall)
+}
+
 func (h *httpConsumer) Ack(ctx context.Context, req *pb.AckRequest) (*pb.AckResponse, error) {
 	return httpCall(ctx, h.s, "Ack", req, (*Server).ack)
 }

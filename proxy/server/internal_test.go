@@ -80,6 +80,7 @@ func TestEveryReasonOfADriverHasACode(t *testing.T) {
 	for _, r := range []driver.Reason{
 		driver.Unavailable, driver.NotReplicated, driver.Timeout, driver.Closed, driver.Throttled, driver.Unauthorized, driver.TopicNotFound,
 		driver.InvalidMessage, driver.InvalidFilter, driver.AddressRefused, driver.Unsupported, driver.Invalid, driver.LeaseExpired, driver.InvalidHandle,
+		driver.TooLate, driver.GroupHasClassicMembers,
 	} {
 		if codeOfReason(r) == codes.Internal {
 			t.Errorf("%s has no code", r)

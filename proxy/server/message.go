@@ -37,6 +37,9 @@ func (s *Server) message(m *pb.Message, producer *registry.ProducerSpec) (*drive
 	} else if problem := checkID(out.ID); problem != nil {
 		return nil, problem
 	}
+	if problem := when(m, out); problem != nil {
+		return nil, problem
+	}
 	if err := driver.ValidateMessage(out, 0); err != nil {
 		return nil, sendError(err)
 	}
@@ -86,6 +89,24 @@ func content(m *pb.Message) ([]byte, *pb.SendError) {
 	default:
 		return nil, nil // ValidateMessage says that the body is empty.
 	}
+}
+
+// when reads the message's time.
+func when(m *pb.Message, out *driver.Message) *pb.SendError {
+	switch w := m.GetWhen().(type) {
+	case *pb.Message_DeliverAt:
+		if err := w.DeliverAt.CheckValid(); err != nil {
+			return refuse(string(driver.InvalidMessage), "deliver_at", "it is not a time: %s", plainProtoError(err))
+		}
+		out.When.At = w.DeliverAt.AsTime()
+	case *pb.Message_Delay:
+		if err := w.Delay.CheckValid(); err != nil {
+			return refuse(string(driver.InvalidMessage), "delay", "it is not a duration: %s", plainProtoError(err))
+		}
+		out.When.Delay = w.Delay.AsDuration()
+	}
+	out.When.Round = m.GetRoundDelay()
+	return nil
 }
 
 func checkID(id string) *pb.SendError {

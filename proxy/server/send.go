@@ -134,7 +134,7 @@ func (b *sendBatch) sendTopic(ctx context.Context, sender Sender, t *topicBatch)
 			b.fail(place, sendError(err))
 			continue
 		}
-		b.results[place].MessageId = results[j].MessageID
+		b.results[place].MessageId, b.results[place].RecallHandle = results[j].MessageID, results[j].RecallHandle
 	}
 }
 

@@ -98,7 +98,7 @@ func (x TokenResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TokenResult_Outcome.Descriptor instead.
 func (TokenResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{17, 0}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{19, 0}
 }
 
 // Message is what an application writes. At most one of body, text and json.
@@ -119,7 +119,16 @@ type Message struct {
 	// keys are indexed by the broker for look-up; no blanks.
 	Keys []string `protobuf:"bytes,7,rep,name=keys,proto3" json:"keys,omitempty"`
 	// properties travel with the message. Names that RocketMQ uses itself are refused.
-	Properties    map[string]string `protobuf:"bytes,8,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Properties map[string]string `protobuf:"bytes,8,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When receivers get it: at once, unless one of these is set. Brokers keep the time to about a second.
+	//
+	// Types that are valid to be assigned to When:
+	//
+	//	*Message_DeliverAt
+	//	*Message_Delay
+	When isMessage_When `protobuf_oneof:"when"`
+	// round_delay lets brokers before 5.0, which know only 18 delays from 1 s to 2 h, take the next longer one; without it they refuse.
+	RoundDelay    bool `protobuf:"varint,11,opt,name=round_delay,json=roundDelay,proto3" json:"round_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +232,38 @@ func (x *Message) GetProperties() map[string]string {
 	return nil
 }
 
+func (x *Message) GetWhen() isMessage_When {
+	if x != nil {
+		return x.When
+	}
+	return nil
+}
+
+func (x *Message) GetDeliverAt() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.When.(*Message_DeliverAt); ok {
+			return x.DeliverAt
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetDelay() *durationpb.Duration {
+	if x != nil {
+		if x, ok := x.When.(*Message_Delay); ok {
+			return x.Delay
+		}
+	}
+	return nil
+}
+
+func (x *Message) GetRoundDelay() bool {
+	if x != nil {
+		return x.RoundDelay
+	}
+	return false
+}
+
 type isMessage_Content interface {
 	isMessage_Content()
 }
@@ -247,6 +288,24 @@ func (*Message_Body) isMessage_Content() {}
 func (*Message_Text) isMessage_Content() {}
 
 func (*Message_Json) isMessage_Content() {}
+
+type isMessage_When interface {
+	isMessage_When()
+}
+
+type Message_DeliverAt struct {
+	// deliver_at is a time; one that has passed is at once.
+	DeliverAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=deliver_at,json=deliverAt,proto3,oneof"`
+}
+
+type Message_Delay struct {
+	// delay counts from the broker's storing it, at least 1 ms; a broker's limit is 3 days unless changed.
+	Delay *durationpb.Duration `protobuf:"bytes,10,opt,name=delay,proto3,oneof"`
+}
+
+func (*Message_DeliverAt) isMessage_When() {}
+
+func (*Message_Delay) isMessage_When() {}
 
 type SendRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -355,9 +414,11 @@ func (x *SendResponse) GetResults() []*SendResult {
 
 // SendResult is the answer for one message: message_id when it was stored, else error.
 type SendResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	MessageId     string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
-	Error         *SendError             `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	MessageId string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	Error     *SendError             `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// recall_handle cancels a message that is to be delivered later, where driver and broker can; see Recall.
+	RecallHandle  string `protobuf:"bytes,3,opt,name=recall_handle,json=recallHandle,proto3" json:"recall_handle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +467,119 @@ func (x *SendResult) GetError() *SendError {
 	return nil
 }
 
+func (x *SendResult) GetRecallHandle() string {
+	if x != nil {
+		return x.RecallHandle
+	}
+	return ""
+}
+
+type RecallRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Producer  string                 `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
+	// recall_handle is what Send answered.
+	RecallHandle  string `protobuf:"bytes,3,opt,name=recall_handle,json=recallHandle,proto3" json:"recall_handle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallRequest) Reset() {
+	*x = RecallRequest{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallRequest) ProtoMessage() {}
+
+func (x *RecallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallRequest.ProtoReflect.Descriptor instead.
+func (*RecallRequest) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RecallRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RecallRequest) GetProducer() string {
+	if x != nil {
+		return x.Producer
+	}
+	return ""
+}
+
+func (x *RecallRequest) GetRecallHandle() string {
+	if x != nil {
+		return x.RecallHandle
+	}
+	return ""
+}
+
+type RecallResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// message_id is the id of the message that will not be delivered.
+	MessageId     string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecallResponse) Reset() {
+	*x = RecallResponse{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecallResponse) ProtoMessage() {}
+
+func (x *RecallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecallResponse.ProtoReflect.Descriptor instead.
+func (*RecallResponse) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RecallResponse) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
 type SendError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// code is the gRPC status code that the message alone would have got.
@@ -424,7 +598,7 @@ type SendError struct {
 
 func (x *SendError) Reset() {
 	*x = SendError{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[4]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +610,7 @@ func (x *SendError) String() string {
 func (*SendError) ProtoMessage() {}
 
 func (x *SendError) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[4]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +623,7 @@ func (x *SendError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendError.ProtoReflect.Descriptor instead.
 func (*SendError) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{4}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SendError) GetCode() int32 {
@@ -506,7 +680,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[5]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +692,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[5]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +705,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{5}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Delivery) GetMessage() *ReceivedMessage {
@@ -592,7 +766,7 @@ type ReceivedMessage struct {
 
 func (x *ReceivedMessage) Reset() {
 	*x = ReceivedMessage{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[6]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -604,7 +778,7 @@ func (x *ReceivedMessage) String() string {
 func (*ReceivedMessage) ProtoMessage() {}
 
 func (x *ReceivedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[6]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -617,7 +791,7 @@ func (x *ReceivedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedMessage.ProtoReflect.Descriptor instead.
 func (*ReceivedMessage) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{6}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReceivedMessage) GetTopic() string {
@@ -691,7 +865,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[7]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +877,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[7]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +890,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{7}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReceiveRequest) GetNamespace() string {
@@ -795,7 +969,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[8]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +981,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[8]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +994,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReceiveResponse) GetDeliveries() []*Delivery {
@@ -862,7 +1036,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[9]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1048,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[9]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1061,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{9}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PullRequest) GetNamespace() string {
@@ -941,7 +1115,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1127,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1140,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{10}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PullResponse) GetDeliveries() []*Delivery {
@@ -988,7 +1162,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1174,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1187,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{11}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AckRequest) GetNamespace() string {
@@ -1048,7 +1222,7 @@ type NackEntry struct {
 
 func (x *NackEntry) Reset() {
 	*x = NackEntry{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1234,7 @@ func (x *NackEntry) String() string {
 func (*NackEntry) ProtoMessage() {}
 
 func (x *NackEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1247,7 @@ func (x *NackEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NackEntry.ProtoReflect.Descriptor instead.
 func (*NackEntry) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{12}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NackEntry) GetAckToken() string {
@@ -1101,7 +1275,7 @@ type NackRequest struct {
 
 func (x *NackRequest) Reset() {
 	*x = NackRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1287,7 @@ func (x *NackRequest) String() string {
 func (*NackRequest) ProtoMessage() {}
 
 func (x *NackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1300,7 @@ func (x *NackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NackRequest.ProtoReflect.Descriptor instead.
 func (*NackRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NackRequest) GetNamespace() string {
@@ -1161,7 +1335,7 @@ type ModifyEntry struct {
 
 func (x *ModifyEntry) Reset() {
 	*x = ModifyEntry{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1347,7 @@ func (x *ModifyEntry) String() string {
 func (*ModifyEntry) ProtoMessage() {}
 
 func (x *ModifyEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1360,7 @@ func (x *ModifyEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyEntry.ProtoReflect.Descriptor instead.
 func (*ModifyEntry) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ModifyEntry) GetAckToken() string {
@@ -1214,7 +1388,7 @@ type ModifyAckDeadlineRequest struct {
 
 func (x *ModifyAckDeadlineRequest) Reset() {
 	*x = ModifyAckDeadlineRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1400,7 @@ func (x *ModifyAckDeadlineRequest) String() string {
 func (*ModifyAckDeadlineRequest) ProtoMessage() {}
 
 func (x *ModifyAckDeadlineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1413,7 @@ func (x *ModifyAckDeadlineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyAckDeadlineRequest.ProtoReflect.Descriptor instead.
 func (*ModifyAckDeadlineRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ModifyAckDeadlineRequest) GetNamespace() string {
@@ -1273,7 +1447,7 @@ type AckResponse struct {
 
 func (x *AckResponse) Reset() {
 	*x = AckResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1459,7 @@ func (x *AckResponse) String() string {
 func (*AckResponse) ProtoMessage() {}
 
 func (x *AckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1472,7 @@ func (x *AckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResponse.ProtoReflect.Descriptor instead.
 func (*AckResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AckResponse) GetResults() []*TokenResult {
@@ -1327,7 +1501,7 @@ type TokenResult struct {
 
 func (x *TokenResult) Reset() {
 	*x = TokenResult{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1513,7 @@ func (x *TokenResult) String() string {
 func (*TokenResult) ProtoMessage() {}
 
 func (x *TokenResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1526,7 @@ func (x *TokenResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenResult.ProtoReflect.Descriptor instead.
 func (*TokenResult) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TokenResult) GetAckToken() string {
@@ -1401,7 +1575,7 @@ var File_proxy_v1alpha1_proxy_proto protoreflect.FileDescriptor
 
 const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1aproxy/v1alpha1/proxy.proto\x12\x17rocketmq.proxy.v1alpha1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x02\n" +
+	"\x1aproxy/v1alpha1/proxy.proto\x12\x17rocketmq.proxy.v1alpha1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x03\n" +
 	"\aMessage\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n" +
 	"\x04body\x18\x02 \x01(\fH\x00R\x04body\x12\x14\n" +
@@ -1412,22 +1586,37 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x04keys\x18\a \x03(\tR\x04keys\x12P\n" +
 	"\n" +
 	"properties\x18\b \x03(\v20.rocketmq.proxy.v1alpha1.Message.PropertiesEntryR\n" +
-	"properties\x1a=\n" +
+	"properties\x12;\n" +
+	"\n" +
+	"deliver_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampH\x01R\tdeliverAt\x121\n" +
+	"\x05delay\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationH\x01R\x05delay\x12\x1f\n" +
+	"\vround_delay\x18\v \x01(\bR\n" +
+	"roundDelay\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
-	"\acontent\"\x85\x01\n" +
+	"\acontentB\x06\n" +
+	"\x04when\"\x85\x01\n" +
 	"\vSendRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x12<\n" +
 	"\bmessages\x18\x03 \x03(\v2 .rocketmq.proxy.v1alpha1.MessageR\bmessages\"M\n" +
 	"\fSendResponse\x12=\n" +
-	"\aresults\x18\x01 \x03(\v2#.rocketmq.proxy.v1alpha1.SendResultR\aresults\"e\n" +
+	"\aresults\x18\x01 \x03(\v2#.rocketmq.proxy.v1alpha1.SendResultR\aresults\"\x8a\x01\n" +
 	"\n" +
 	"SendResult\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\x128\n" +
-	"\x05error\x18\x02 \x01(\v2\".rocketmq.proxy.v1alpha1.SendErrorR\x05error\"\x85\x01\n" +
+	"\x05error\x18\x02 \x01(\v2\".rocketmq.proxy.v1alpha1.SendErrorR\x05error\x12#\n" +
+	"\rrecall_handle\x18\x03 \x01(\tR\frecallHandle\"n\n" +
+	"\rRecallRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bproducer\x18\x02 \x01(\tR\bproducer\x12#\n" +
+	"\rrecall_handle\x18\x03 \x01(\tR\frecallHandle\"/\n" +
+	"\x0eRecallResponse\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\"\x85\x01\n" +
 	"\tSendError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -1517,9 +1706,10 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x02OK\x10\x01\x12\v\n" +
 	"\aEXPIRED\x10\x02\x12\t\n" +
 	"\x05RETRY\x10\x03\x12\v\n" +
-	"\aINVALID\x10\x042\xae\x01\n" +
+	"\aINVALID\x10\x042\xd3\x02\n" +
 	"\x0fProducerService\x12\x9a\x01\n" +
-	"\x04Send\x12$.rocketmq.proxy.v1alpha1.SendRequest\x1a%.rocketmq.proxy.v1alpha1.SendResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/producers/{producer}:send2\x88\x06\n" +
+	"\x04Send\x12$.rocketmq.proxy.v1alpha1.SendRequest\x1a%.rocketmq.proxy.v1alpha1.SendResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/producers/{producer}:send\x12\xa2\x01\n" +
+	"\x06Recall\x12&.rocketmq.proxy.v1alpha1.RecallRequest\x1a'.rocketmq.proxy.v1alpha1.RecallResponse\"G\x82\xd3\xe4\x93\x02A:\x01*\"</v1alpha1/namespaces/{namespace}/producers/{producer}:recall2\x88\x06\n" +
 	"\x0fConsumerService\x12`\n" +
 	"\aReceive\x12'.rocketmq.proxy.v1alpha1.ReceiveRequest\x1a(.rocketmq.proxy.v1alpha1.ReceiveResponse(\x010\x01\x12\x9a\x01\n" +
 	"\x04Pull\x12$.rocketmq.proxy.v1alpha1.PullRequest\x1a%.rocketmq.proxy.v1alpha1.PullResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:pull\x12\x96\x01\n" +
@@ -1540,77 +1730,83 @@ func file_proxy_v1alpha1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_proxy_v1alpha1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_proxy_v1alpha1_proxy_proto_goTypes = []any{
 	(TokenResult_Outcome)(0),         // 0: rocketmq.proxy.v1alpha1.TokenResult.Outcome
 	(*Message)(nil),                  // 1: rocketmq.proxy.v1alpha1.Message
 	(*SendRequest)(nil),              // 2: rocketmq.proxy.v1alpha1.SendRequest
 	(*SendResponse)(nil),             // 3: rocketmq.proxy.v1alpha1.SendResponse
 	(*SendResult)(nil),               // 4: rocketmq.proxy.v1alpha1.SendResult
-	(*SendError)(nil),                // 5: rocketmq.proxy.v1alpha1.SendError
-	(*Delivery)(nil),                 // 6: rocketmq.proxy.v1alpha1.Delivery
-	(*ReceivedMessage)(nil),          // 7: rocketmq.proxy.v1alpha1.ReceivedMessage
-	(*ReceiveRequest)(nil),           // 8: rocketmq.proxy.v1alpha1.ReceiveRequest
-	(*ReceiveResponse)(nil),          // 9: rocketmq.proxy.v1alpha1.ReceiveResponse
-	(*PullRequest)(nil),              // 10: rocketmq.proxy.v1alpha1.PullRequest
-	(*PullResponse)(nil),             // 11: rocketmq.proxy.v1alpha1.PullResponse
-	(*AckRequest)(nil),               // 12: rocketmq.proxy.v1alpha1.AckRequest
-	(*NackEntry)(nil),                // 13: rocketmq.proxy.v1alpha1.NackEntry
-	(*NackRequest)(nil),              // 14: rocketmq.proxy.v1alpha1.NackRequest
-	(*ModifyEntry)(nil),              // 15: rocketmq.proxy.v1alpha1.ModifyEntry
-	(*ModifyAckDeadlineRequest)(nil), // 16: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	(*AckResponse)(nil),              // 17: rocketmq.proxy.v1alpha1.AckResponse
-	(*TokenResult)(nil),              // 18: rocketmq.proxy.v1alpha1.TokenResult
-	nil,                              // 19: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	nil,                              // 20: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	(*structpb.Value)(nil),           // 21: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil),    // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
+	(*RecallRequest)(nil),            // 5: rocketmq.proxy.v1alpha1.RecallRequest
+	(*RecallResponse)(nil),           // 6: rocketmq.proxy.v1alpha1.RecallResponse
+	(*SendError)(nil),                // 7: rocketmq.proxy.v1alpha1.SendError
+	(*Delivery)(nil),                 // 8: rocketmq.proxy.v1alpha1.Delivery
+	(*ReceivedMessage)(nil),          // 9: rocketmq.proxy.v1alpha1.ReceivedMessage
+	(*ReceiveRequest)(nil),           // 10: rocketmq.proxy.v1alpha1.ReceiveRequest
+	(*ReceiveResponse)(nil),          // 11: rocketmq.proxy.v1alpha1.ReceiveResponse
+	(*PullRequest)(nil),              // 12: rocketmq.proxy.v1alpha1.PullRequest
+	(*PullResponse)(nil),             // 13: rocketmq.proxy.v1alpha1.PullResponse
+	(*AckRequest)(nil),               // 14: rocketmq.proxy.v1alpha1.AckRequest
+	(*NackEntry)(nil),                // 15: rocketmq.proxy.v1alpha1.NackEntry
+	(*NackRequest)(nil),              // 16: rocketmq.proxy.v1alpha1.NackRequest
+	(*ModifyEntry)(nil),              // 17: rocketmq.proxy.v1alpha1.ModifyEntry
+	(*ModifyAckDeadlineRequest)(nil), // 18: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	(*AckResponse)(nil),              // 19: rocketmq.proxy.v1alpha1.AckResponse
+	(*TokenResult)(nil),              // 20: rocketmq.proxy.v1alpha1.TokenResult
+	nil,                              // 21: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	nil,                              // 22: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	(*structpb.Value)(nil),           // 23: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
 }
 var file_proxy_v1alpha1_proxy_proto_depIdxs = []int32{
-	21, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
-	19, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	1,  // 2: rocketmq.proxy.v1alpha1.SendRequest.messages:type_name -> rocketmq.proxy.v1alpha1.Message
-	4,  // 3: rocketmq.proxy.v1alpha1.SendResponse.results:type_name -> rocketmq.proxy.v1alpha1.SendResult
-	5,  // 4: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
-	7,  // 5: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
-	22, // 6: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
-	22, // 7: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
-	22, // 8: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
-	20, // 9: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	23, // 10: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
-	13, // 11: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	15, // 12: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
-	6,  // 13: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	18, // 14: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	23, // 15: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
-	23, // 16: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
-	6,  // 17: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	23, // 18: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
-	13, // 19: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	23, // 20: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
-	15, // 21: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
-	18, // 22: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	0,  // 23: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	22, // 24: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
-	23, // 25: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
-	2,  // 26: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
-	8,  // 27: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
-	10, // 28: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
-	12, // 29: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
-	14, // 30: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
-	16, // 31: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	3,  // 32: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
-	9,  // 33: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
-	11, // 34: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
-	17, // 35: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	17, // 36: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	17, // 37: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	32, // [32:38] is the sub-list for method output_type
-	26, // [26:32] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	23, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
+	21, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	24, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
+	25, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
+	1,  // 4: rocketmq.proxy.v1alpha1.SendRequest.messages:type_name -> rocketmq.proxy.v1alpha1.Message
+	4,  // 5: rocketmq.proxy.v1alpha1.SendResponse.results:type_name -> rocketmq.proxy.v1alpha1.SendResult
+	7,  // 6: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
+	9,  // 7: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
+	24, // 8: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
+	24, // 9: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
+	24, // 10: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
+	22, // 11: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	25, // 12: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
+	15, // 13: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
+	17, // 14: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
+	8,  // 15: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
+	20, // 16: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
+	25, // 17: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
+	25, // 18: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
+	8,  // 19: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
+	25, // 20: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
+	15, // 21: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
+	25, // 22: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
+	17, // 23: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
+	20, // 24: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
+	0,  // 25: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
+	24, // 26: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
+	25, // 27: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
+	2,  // 28: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
+	5,  // 29: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
+	10, // 30: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
+	12, // 31: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
+	14, // 32: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
+	16, // 33: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
+	18, // 34: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	3,  // 35: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
+	6,  // 36: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
+	11, // 37: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
+	13, // 38: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
+	19, // 39: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	19, // 40: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	19, // 41: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	35, // [35:42] is the sub-list for method output_type
+	28, // [28:35] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_proxy_v1alpha1_proxy_proto_init() }
@@ -1622,6 +1818,8 @@ func file_proxy_v1alpha1_proxy_proto_init() {
 		(*Message_Body)(nil),
 		(*Message_Text)(nil),
 		(*Message_Json)(nil),
+		(*Message_DeliverAt)(nil),
+		(*Message_Delay)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1629,7 +1827,7 @@ func file_proxy_v1alpha1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proxy_v1alpha1_proxy_proto_rawDesc), len(file_proxy_v1alpha1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

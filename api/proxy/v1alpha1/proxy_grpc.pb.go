@@ -36,7 +36,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ProducerService_Send_FullMethodName = "/rocketmq.proxy.v1alpha1.ProducerService/Send"
+	ProducerService_Send_FullMethodName   = "/rocketmq.proxy.v1alpha1.ProducerService/Send"
+	ProducerService_Recall_FullMethodName = "/rocketmq.proxy.v1alpha1.ProducerService/Recall"
 )
 
 // ProducerServiceClient is the client API for ProducerService service.
@@ -48,6 +49,9 @@ type ProducerServiceClient interface {
 	// Send stores 1 to 1000 messages and answers per message, in order. The call is OK when at least one message was stored; when none was,
 	// it is an error whose details carry a SendResponse.
 	Send(ctx context.Context, in *SendRequest, opts ...grpc.CallOption) (*SendResponse, error)
+	// Recall cancels a message that is to be delivered later, by the handle that Send answered for it. Calling it again answers the same. In the last two
+	// seconds before its time the message may be delivered all the same.
+	Recall(ctx context.Context, in *RecallRequest, opts ...grpc.CallOption) (*RecallResponse, error)
 }
 
 type producerServiceClient struct {
@@ -68,6 +72,16 @@ func (c *producerServiceClient) Send(ctx context.Context, in *SendRequest, opts 
 	return out, nil
 }
 
+func (c *producerServiceClient) Recall(ctx context.Context, in *RecallRequest, opts ...grpc.CallOption) (*RecallResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RecallResponse)
+	err := c.cc.Invoke(ctx, ProducerService_Recall_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ProducerServiceServer is the server API for ProducerService service.
 // All implementations must embed UnimplementedProducerServiceServer
 // for forward compatibility.
@@ -77,6 +91,9 @@ type ProducerServiceServer interface {
 	// Send stores 1 to 1000 messages and answers per message, in order. The call is OK when at least one message was stored; when none was,
 	// it is an error whose details carry a SendResponse.
 	Send(context.Context, *SendRequest) (*SendResponse, error)
+	// Recall cancels a message that is to be delivered later, by the handle that Send answered for it. Calling it again answers the same. In the last two
+	// seconds before its time the message may be delivered all the same.
+	Recall(context.Context, *RecallRequest) (*RecallResponse, error)
 	mustEmbedUnimplementedProducerServiceServer()
 }
 
@@ -89,6 +106,9 @@ type UnimplementedProducerServiceServer struct{}
 
 func (UnimplementedProducerServiceServer) Send(context.Context, *SendRequest) (*SendResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Send not implemented")
+}
+func (UnimplementedProducerServiceServer) Recall(context.Context, *RecallRequest) (*RecallResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Recall not implemented")
 }
 func (UnimplementedProducerServiceServer) mustEmbedUnimplementedProducerServiceServer() {}
 func (UnimplementedProducerServiceServer) testEmbeddedByValue()                         {}
@@ -129,6 +149,24 @@ func _ProducerService_Send_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProducerService_Recall_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RecallRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProducerServiceServer).Recall(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProducerService_Recall_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProducerServiceServer).Recall(ctx, req.(*RecallRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ProducerService_ServiceDesc is the grpc.ServiceDesc for ProducerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -139,6 +177,10 @@ var ProducerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Send",
 			Handler:    _ProducerService_Send_Handler,
+		},
+		{
+			MethodName: "Recall",
+			Handler:    _ProducerService_Recall_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
