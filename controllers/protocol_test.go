@@ -65,6 +65,7 @@ func TestALateReleaseOfAnEarlierUID(t *testing.T) {
 		w.deliver(a, "orders", w.versions("orders"))
 		w.pass(a, "orders")
 		w.grant(w.until("a", "close"), true)
+		synctest.Wait() // closed, and its entry gone: a pass before that would only wait
 		for a.viewOf("orders") < w.versions("orders") || !a.wantsPass("orders") {
 			w.drainRequests("a: apply status by rocketmq-proxy-operator")
 			w.deliver(a, "orders", w.versions("orders"))

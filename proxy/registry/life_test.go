@@ -144,7 +144,10 @@ func TestTransitions(t *testing.T) {
 func TestStatusTellsGenerationsClientAndNextTry(t *testing.T) {
 	inBubble(t, func(t *testing.T, r *rig) {
 		s := producer("orders", "0123456789")
+		opens := make(chan struct{})
+		r.w.onOpen = func(context.Context, Spec) error { <-opens; return nil }
 		first := r.Acquire(s)
+		close(opens)
 		if first.State != Starting || first.Desired != 1 || first.Generation != 0 || first.ClientID != "" {
 			t.Errorf("at first: %+v", first)
 		}

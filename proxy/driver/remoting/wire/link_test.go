@@ -411,3 +411,23 @@ func TestCallsEndExactlyOnceWhateverHappens(t *testing.T) {
 		}
 	}
 }
+
+// TestASilentPeerIsAskedAfterItsLastByte and not after the last look at it: one that fell silent just after a look was asked only 20 s later.
+func TestASilentPeerIsAskedAfterItsLastByte(t *testing.T) {
+	l := newLink(newClient(t, connectionTo("127.0.0.1:1")), "127.0.0.1:1")
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.calls[1] = &call{deadline: now.Add(time.Hour)}
+	for silent, want := range map[time.Duration]time.Duration{0: pingAfter, 4 * time.Second: pingAfter - 4*time.Second, 2 * pingAfter: pingAfter} {
+		l.conn = &conn{}
+		l.conn.lastRead.Store(now.Add(-silent).UnixNano())
+		l.rearm(now)
+		if got := l.at.Sub(now); got != want {
+			t.Errorf("silent for %v: the next look is in %v, want %v", silent, got, want)
+		}
+		l.disarm()
+	}
+	delete(l.calls, 1)
+	l.conn = nil
+}

@@ -133,6 +133,12 @@ func (l *link) rearm(now time.Time) {
 		return
 	}
 	next := now.Add(pingAfter)
+	if c := l.conn; c != nil {
+		// From the last byte on, not from this look: else a peer that fell silent just after it would be asked only at the look after the next.
+		if due := now.Add(pingAfter - c.silentFor(now)); due.After(now) {
+			next = due
+		}
+	}
 	for _, x := range l.calls {
 		if x.deadline.Before(next) {
 			next = x.deadline
