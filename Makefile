@@ -23,7 +23,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 PKG ?= ./...
 RUN ?=
 TEST_FLAGS ?= -race -count=1 -p 2
-TEST_TIMEOUT ?= 15m
+TEST_TIMEOUT ?= 30m
 FUZZTIME ?= 30s
 SOAK_DURATION ?= 24h
 
