@@ -49,7 +49,7 @@ func TestTokensOfOthersAreJudged(t *testing.T) {
 		{"with an unknown key is EXPIRED", func(o *Options) { o.Sealer = otherKey }, nil, Expired, "key that is not in use", 0},
 		{"of a host that cannot be asked is RETRY", hostB, silent, Retry, "delivered by host host-b; it cannot", 0},
 		{"of another host is RETRY where nobody is asked", hostB, nil, Retry, "delivered by host host-b", 0},
-		{"of a host that is gone is EXPIRED", hostB, gone, Expired, "host-b, which is gone", 0},
+		{"of a host that is gone is EXPIRED", hostB, gone, Expired, "on host host-b, is gone", 0},
 		{"of a host that gave no answer is RETRY", hostB, unsure, Retry, "the effect is unknown: delivered by host host-b", 0},
 		{"of an earlier process of this host is EXPIRED", func(o *Options) { o.Incarnation = "inc-0" }, silent, Expired, "an earlier process", 0},
 		{"of a client that was replaced in this process is EXPIRED", nil, nil, Expired, "was replaced", 0},

@@ -20,9 +20,9 @@ type Peers interface {
 
 // What Peers.Settle says when nothing was done.
 var (
-	// ErrPeerGone: that process has ended. It answers for nothing any more.
+	// ErrPeerGone: that process has ended, or its window has. It answers for nothing any more.
 	ErrPeerGone = errors.New("it is gone")
-	// ErrNotAsked: it may live, and was not asked, or it has no window of the Consumer any more.
+	// ErrNotAsked: it may live, and was not asked.
 	ErrNotAsked = errors.New("it cannot be asked at present")
 )
 
@@ -128,7 +128,7 @@ func (w *Window) runErrand(ctx context.Context, kind Action, r *errand, results 
 	case w.caps.AckFromAnyHost:
 		r.left = r.items
 	case errors.Is(err, ErrPeerGone):
-		r.answerAll(results, Expired, "delivered by host "+r.from.Host+", which is gone; the message comes again")
+		r.answerAll(results, Expired, "what delivered it, on host "+r.from.Host+", is gone; the message comes again")
 	default:
 		r.answerAll(results, Retry, "delivered by host "+r.from.Host+"; "+err.Error())
 	}

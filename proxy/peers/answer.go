@@ -53,7 +53,7 @@ func (p *Peers) Answer(ctx context.Context, sealed []byte) ([]byte, error) {
 	}
 	switch {
 	case question.GetHost() != p.o.Host: // which says nothing about the life of the one that is meant
-		return nil, status.Error(codes.NotFound, "the host "+p.o.Host+" has this address: --peer-address and POD_IP must name one host only")
+		return nil, status.Error(codes.InvalidArgument, "the host "+p.o.Host+" has this address: --peer-address and POD_IP must name one host only")
 	case question.GetIncarnation() != p.o.Incarnation:
 		return nil, status.Error(codes.FailedPrecondition, "the process that is asked has ended; this is a later one of its host")
 	}

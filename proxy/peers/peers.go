@@ -33,9 +33,9 @@ type Outcome string
 // The outcomes.
 const (
 	Answered Outcome = "answered"
-	// Gone: the process that made the tokens has ended; RocketMQ is asked.
+	// Gone: the process that made the tokens has ended, or its window; RocketMQ is asked.
 	Gone Outcome = "gone"
-	// NotAsked: it could not be reached, or has no window of the Consumer; RocketMQ is asked.
+	// NotAsked: it could not be reached; RocketMQ is asked.
 	NotAsked Outcome = "not_asked"
 	// Unknown: it was asked and no answer came; the application is told to try again.
 	Unknown Outcome = "unknown"
@@ -148,7 +148,9 @@ func (p *Peers) refused(whom process, err error) error {
 	case codes.FailedPrecondition:
 		p.find.buried(whom)
 		return delivery.ErrPeerGone
-	case codes.NotFound, codes.Unauthenticated, codes.Unimplemented, codes.InvalidArgument:
+	case codes.NotFound:
+		return fmt.Errorf("%w: %w", delivery.ErrPeerGone, err)
+	case codes.Unauthenticated, codes.Unimplemented, codes.InvalidArgument:
 		return notAsked(err)
 	default:
 		return err

@@ -38,8 +38,9 @@ type PeerServiceClient interface {
 	// Settle answers for ack tokens that the asked host has made. Every error means that nothing was done, but for DEADLINE_EXCEEDED, CANCELLED and a
 	// connection that broke:
 	//
-	//	NOT_FOUND            the host has no window of the Consumer (any more), or is not the host that is meant.
+	//	NOT_FOUND            the window that made the tokens has ended, and there is no other one of the Consumer.
 	//	FAILED_PRECONDITION  the process that is meant has ended; this is a later one of the same host.
+	//	INVALID_ARGUMENT     the question is for another host, or is one of a later release.
 	//	UNAUTHENTICATED      an envelope does not open here. Each call has one in its metadata too (rocketmq-proxy-peer-bin: the time), which is looked at
 	//	                     before anything of the request is read.
 	Settle(ctx context.Context, in *SettleRequest, opts ...grpc.CallOption) (*SettleResponse, error)
@@ -72,8 +73,9 @@ type PeerServiceServer interface {
 	// Settle answers for ack tokens that the asked host has made. Every error means that nothing was done, but for DEADLINE_EXCEEDED, CANCELLED and a
 	// connection that broke:
 	//
-	//	NOT_FOUND            the host has no window of the Consumer (any more), or is not the host that is meant.
+	//	NOT_FOUND            the window that made the tokens has ended, and there is no other one of the Consumer.
 	//	FAILED_PRECONDITION  the process that is meant has ended; this is a later one of the same host.
+	//	INVALID_ARGUMENT     the question is for another host, or is one of a later release.
 	//	UNAUTHENTICATED      an envelope does not open here. Each call has one in its metadata too (rocketmq-proxy-peer-bin: the time), which is looked at
 	//	                     before anything of the request is read.
 	Settle(context.Context, *SettleRequest) (*SettleResponse, error)
