@@ -4,6 +4,7 @@
 package controllers
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"sync"
@@ -97,6 +98,11 @@ func TestASingleHostDriverServesAConsumerOnOneHost(t *testing.T) {
 	if n := second.opener.openedEver(string(o.GetUID())); n != 0 {
 		t.Errorf("the second host opened %d clients of the Consumer", n)
 	}
+	eventually(t, 5*time.Second, "a receiver that reaches the second host is told that the object is there, and where", func() bool {
+		_, err := second.registry.Use(t.Context(), registry.Consumer, namespace, "mailer")
+		var elsewhere *registry.NotReadyError
+		return errors.As(err, &elsewhere) && elsewhere.Reason == registry.ReasonSeveralHosts && strings.Contains(elsewhere.Message, "host-a")
+	})
 	first.stop()
 	eventually(t, 10*time.Second, "the second host serves when the first is gone", func() bool { return second.opener.runningNow(string(o.GetUID())) == 1 })
 	second.waitReady(o, "mailer")

@@ -211,6 +211,8 @@ func (r *reconciler) run(ctx context.Context, obj object, f *facts) {
 		f.severalHosts, f.serving = true, f.servingHost()
 		if f.serving != f.host {
 			r.stop(obj, f, "another host serves it")
+			r.clients.Expect(spec.Key, obj.GetNamespace(), obj.GetName(), registry.ReasonSeveralHosts,
+				"the driver "+f.driver+" serves a Consumer on one host only, and that is "+f.serving+": try again until you reach it")
 			return
 		}
 	}

@@ -22,7 +22,8 @@ var (
 	ErrAuditRunning = errors.New("an audit is under way already")
 )
 
-// Reasons that are not a driver's; see ReasonOf. ReasonVersionUnknown comes from those who call Expect: the brokers do not say which driver is right.
+// Reasons that are not a driver's; see ReasonOf. The last two come from those who call Expect: the brokers do not say which driver is right; the
+// object runs on another host, which is the only one that may.
 const (
 	ReasonStarting       = "Starting"
 	ReasonGroupInUse     = "GroupInUse"
@@ -30,6 +31,7 @@ const (
 	ReasonNotConfirmed   = "APIServerUnavailable"
 	ReasonNotLive        = "ObjectNotLive"
 	ReasonVersionUnknown = "BrokerVersionUnknown"
+	ReasonSeveralHosts   = "SeveralHosts"
 )
 
 // NotFoundError answers a Use of a name that has no entry on this host.

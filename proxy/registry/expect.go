@@ -3,15 +3,15 @@
 
 package registry
 
-// expected is an object that wants a client which cannot be described yet.
+// expected is an object that wants a client which this host cannot run, or not yet.
 type expected struct {
 	key             Key
 	reason, message string
 }
 
-// Expect states that an object is there and wants a client which cannot be described yet, and why (its Secret is missing, the driver is not known): a
-// Use of its name is answered by a *NotReadyError with that reason rather than by "does not exist". Nothing else follows from it: there is no
-// entry. It is repeated on every pass, ends with Acquire or Release of the key, and never blocks.
+// Expect states that an object is there and wants a client which cannot be described yet, and why (its Secret is missing, the driver is not known), or
+// which another host runs: a Use of its name is answered by a *NotReadyError with that reason rather than by "does not exist". Nothing else follows from
+// it: there is no entry. It is repeated on every pass, ends with Acquire or Release of the key, and never blocks.
 func (r *Registry) Expect(key Key, namespace, name, reason, message string) {
 	r.state.mu.Lock()
 	defer r.state.mu.Unlock()

@@ -90,7 +90,7 @@ func codeOfReason(r driver.Reason) codes.Code {
 // the broker is no DEADLINE_EXCEEDED here.
 func codeOfNotReady(reason string) codes.Code {
 	switch reason {
-	case registry.ReasonStarting, registry.ReasonShuttingDown, registry.ReasonNotConfirmed, registry.ReasonVersionUnknown,
+	case registry.ReasonStarting, registry.ReasonShuttingDown, registry.ReasonNotConfirmed, registry.ReasonVersionUnknown, registry.ReasonSeveralHosts,
 		string(driver.Unavailable), string(driver.Timeout), string(driver.Throttled), string(driver.NotReplicated), string(driver.Closed):
 		return codes.Unavailable
 	default:

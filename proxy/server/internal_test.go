@@ -49,6 +49,7 @@ func TestTheTableFromGoErrorsToStatusCodes(t *testing.T) {
 		"a broker that hangs":        {nil, &registry.NotReadyError{Reason: "BrokerTimeout"}, false, codes.Unavailable, "BrokerTimeout"},
 		"an API server that is away": {nil, &registry.NotReadyError{Reason: "APIServerUnavailable"}, false, codes.Unavailable, "APIServerUnavailable"},
 		"brokers without a version":  {nil, &registry.NotReadyError{Reason: "BrokerVersionUnknown"}, false, codes.Unavailable, "BrokerVersionUnknown"},
+		"one that another host runs": {nil, &registry.NotReadyError{Reason: "SeveralHosts"}, false, codes.Unavailable, "SeveralHosts"},
 		"a Secret that is missing":   {nil, &registry.NotReadyError{Reason: "SecretNotFound"}, false, codes.FailedPrecondition, "SecretNotFound"},
 		"a group with other members": {nil, &registry.NotReadyError{Reason: "GroupHasClassicMembers"}, false, codes.FailedPrecondition, "GroupHasClassicMembers"},
 		"a group in use":             {nil, fmt.Errorf("use: %w", &registry.NotReadyError{Reason: "GroupInUse"}), false, codes.FailedPrecondition, "GroupInUse"},
