@@ -62,6 +62,10 @@ func (p *Peers) Answer(ctx context.Context, sealed []byte) ([]byte, error) {
 		return nil, status.Error(codes.NotFound, "no window of that Consumer on this host")
 	}
 	defer release()
+	if ctx.Err() != nil {
+		// Who asked has gone, and may have asked RocketMQ meanwhile: this host was stopped, say, while the question lay in its socket.
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
 	answer, err := encodeSettled(window.Settle(ctx, settlement))
 	if err != nil {
 		return nil, status.Error(codes.Unknown, err.Error())
