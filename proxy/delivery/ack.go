@@ -202,6 +202,18 @@ type waiting struct {
 	kind Action
 	// done is closed at that operation's end; nil when it is the caller's own, which has a token twice.
 	done <-chan struct{}
+	// twin is the same token earlier in the same call, of a delivery that this window has no record of.
+	twin *answering
+}
+
+// likeTwin answers for the second of two equal tokens in one call, as for one that came after the first.
+func (r *Result) likeTwin(first Result, kind Action) {
+	token := r.Token
+	*r = first
+	r.Token = token
+	if kind == ActionModify && first.Outcome == OK {
+		*r = Result{Token: token, Outcome: Expired, Detail: "replaced by a newer token"}
+	}
 }
 
 // round claims what can be claimed, calls the driver, settles, and answers what has to be looked at again.
@@ -220,6 +232,10 @@ func (w *Window) round(ctx context.Context, kind Action, todo []*answering, resu
 		w.sealRenewed(claimed, results)
 	}
 	for _, o := range others {
+		if o.twin != nil {
+			results[o.a.index].likeTwin(results[o.twin.index], kind)
+			continue
+		}
 		if w.await(ctx, o, kind, &results[o.a.index]) {
 			again = append(again, o.a)
 		}
@@ -245,6 +261,9 @@ func (w *Window) begin(ctx context.Context, kind Action) *operation {
 // claim finds each token's delivery and reserves it for op.
 func (w *Window) claim(op *operation, todo []*answering, results []Result) (claimed []*answering, others []waiting) {
 	claimed = todo[:0]
+	// Of these no flight tells that a call has one twice, and the driver must be called once: a second nack or extension with one handle makes the message
+	// come twice.
+	var strangers map[driver.Handle]*answering
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
@@ -252,6 +271,14 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 		f := w.flights[a.content.id]
 		switch {
 		case a.content.foreign != nil || a.content.id == 0:
+			if twin := strangers[a.handle]; twin != nil {
+				others = append(others, waiting{a: a, twin: twin})
+				continue
+			}
+			if strangers == nil {
+				strangers = map[driver.Handle]*answering{}
+			}
+			strangers[a.handle] = a
 			claimed = append(claimed, a)
 		case a.content.deadline <= now:
 			results[a.index].set(Expired, "the ack deadline has passed")

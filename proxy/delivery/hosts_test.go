@@ -410,3 +410,31 @@ func (hanging) Settle(ctx context.Context, _, _ string, _ Settlement) ([]Result,
 	<-ctx.Done()
 	return nil, ctx.Err()
 }
+
+// TestATokenTwiceInOneCallIsOneOperation, also where only the driver can be asked: a second nack or extension with one handle would be a second copy.
+func TestATokenTwiceInOneCallIsOneOperation(t *testing.T) {
+	for name, c := range map[string]struct {
+		do     func(h *twoHosts) []Result
+		second Outcome
+		again  int
+	}{
+		"acks":  {func(h *twoHosts) []Result { return h.b.Ack(h.t.Context(), []string{h.token, h.token}) }, OK, 0},
+		"nacks": {func(h *twoHosts) []Result { return h.b.Nack(h.t.Context(), []Nack{{Token: h.token}, {Token: h.token}}) }, OK, 1},
+		"extensions": {func(h *twoHosts) []Result {
+			return h.b.Modify(h.t.Context(), []Modify{{h.token, hostsDeadline}, {h.token, hostsDeadline}})
+		}, Expired, 1},
+	} {
+		for _, apart := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s (apart: %t)", name, apart), func(t *testing.T) {
+				inTime(t, func(t *testing.T) {
+					twoHostsCase(t, apart, func(h *twoHosts) {
+						results := c.do(h)
+						wantOutcome(t, "the first", results[0], OK)
+						wantOutcome(t, "the second", results[1], c.second)
+						want(t, "the second's token", results[1].Token, h.token)
+					}, c.again)
+				})
+			})
+		}
+	}
+}
