@@ -214,7 +214,7 @@ func (s *soak) end() {
 	over := time.Now()
 	for _, f := range s.loads {
 		f.settle()
-		took := f.ledger.Settled().Sub(over)
+		took := max(f.ledger.Settled().Sub(over), 0)
 		s.t.Logf("everything was acknowledged on %s %s after the last send", f.driver, took.Round(time.Millisecond))
 		if took > 2*ackDeadline {
 			s.t.Errorf("the last message was acknowledged on %s %s after the last send, which is more than two ack deadlines", f.driver, took)
