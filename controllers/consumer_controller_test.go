@@ -146,6 +146,11 @@ func TestStatusIsAFunctionOfItsFacts(t *testing.T) {
 	startsSince := func(seconds float64) *registry.Status {
 		return &registry.Status{State: registry.Starting, Desired: 2, Since: time.Unix(1, 0).Add(-time.Duration(seconds * float64(time.Second)))}
 	}
+	queuedSince := func(seconds float64) *registry.Status {
+		status := startsSince(seconds)
+		status.Queued = true
+		return status
+	}
 	otherFailed := proxyv1alpha1.HostStatus{Host: "b", Incarnation: "2", UID: "u", Generation: 2, State: proxyv1alpha1.HostFailed, Reason: "BrokerUnavailable", Message: "far away"}
 	for _, c := range []struct {
 		name      string
@@ -167,6 +172,10 @@ func TestStatusIsAFunctionOfItsFacts(t *testing.T) {
 		{name: "a client that starts is left to a host that is ready", client: &registry.Status{State: registry.Starting, Desired: 2}, readyWas: "True", want: ""},
 		{name: "a first start that began a moment ago is not told yet", client: startsSince(4), want: ""},
 		{name: "a first start that takes longer is", client: startsSince(6), want: "Unknown/Starting"},
+		{name: "one that waits for its turn is not", client: queuedSince(59), want: ""},
+		{name: "unless that takes very long", client: queuedSince(61), want: "Unknown/Starting"},
+		{name: "an object that was ready is believed while its client waits for its turn", alone: true, client: queuedSince(59), readyWas: "True", want: ""},
+		{name: "an object that was not ready is not, whatever its client waits for", alone: true, client: queuedSince(1), readyWas: "False", want: "Unknown/Starting"},
 		{name: "an object that was ready is believed while an operator starts", alone: true, client: startsSince(25), readyWas: "True", want: ""},
 		{name: "but not for ever", alone: true, client: startsSince(31), readyWas: "True", want: "Unknown/Starting"},
 		{name: "an object that was not ready is not", alone: true, client: startsSince(1), readyWas: "False", want: "Unknown/Starting"},

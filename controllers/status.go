@@ -64,10 +64,14 @@ const (
 	believedFor = 30 * time.Second
 	// silentFor is how long an object that no host has looked at yet stays without a status while its client starts.
 	silentFor = 5 * time.Second
+	// queuedFor replaces both while the client waits for its turn: there is nothing to tell of it, and of ten thousand objects that start together nearly
+	// half would be told of.
+	queuedFor = time.Minute
 )
 
 // patience is how much longer the status stays as it is while the client starts; 0 = tell what is. While the brokers are asked which driver they
-// need it has no end of its own: that question has one, and a pass follows it.
+// need it has no end of its own: that question has one, and a pass follows it. Nobody tells when a client's turn has come, so one that waited for it is
+// looked at again after queuedFor in all.
 func (f *facts) patience(obj object) time.Duration {
 	starts := f.client == nil && f.choosing || f.client != nil && f.client.State == registry.Starting
 	if f.terminating || !starts || !f.undecided() || ownEntry(obj, f) != nil {
@@ -80,6 +84,9 @@ func (f *facts) patience(obj object) time.Duration {
 		limit = silentFor
 	case old.Status == metav1.ConditionTrue && old.ObservedGeneration == obj.GetGeneration():
 		limit = believedFor
+	}
+	if limit > 0 && f.client != nil && f.client.Queued {
+		limit = queuedFor
 	}
 	if f.client != nil {
 		limit -= f.now.Sub(f.client.Since)

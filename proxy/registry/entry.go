@@ -139,7 +139,7 @@ func (e *entry) generation() int64 {
 func (e *entry) status() Status {
 	s := Status{
 		State: e.state, Generation: e.generation(), Desired: e.spec.Generation, Driver: e.spec.Driver,
-		Err: e.trouble(), Since: e.since,
+		Err: e.trouble(), Since: e.since, Queued: e.queue != nil,
 	}
 	if e.live != nil {
 		s.ClientID, s.Driver = e.live.id, e.live.spec.Driver

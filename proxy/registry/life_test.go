@@ -313,6 +313,15 @@ func TestOneDeadBrokerTakesOnlyItsOwnSlots(t *testing.T) {
 		if pending != defaultOpens {
 			t.Errorf("%d opens at the dead broker at the same time", pending)
 		}
+		queued := 0
+		for _, e := range r.List() {
+			if e.Status.Queued {
+				queued++
+			}
+		}
+		if queued != 100-defaultOpens {
+			t.Errorf("%d objects say that they wait for their turn, want %d", queued, 100-defaultOpens)
+		}
 		after(5 * time.Minute)
 		tried := map[string]bool{}
 		for _, s := range r.w.opens {

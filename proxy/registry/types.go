@@ -162,6 +162,9 @@ type Status struct {
 	Err error
 	// Since is when State began; NextTry when the next try is due, zero = none is planned.
 	Since, NextTry time.Time
+	// Queued: it waits for its turn, because as many clients as may be opened at a time are being opened at its name servers. Notify does not tell when
+	// that ends.
+	Queued bool
 }
 
 // Receipt is the proof of a shutdown.
