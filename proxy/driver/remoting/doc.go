@@ -38,6 +38,8 @@
 //
 //	code 0 says nothing about the effect of an ack; a lease's end by the  an ack is asked and answered for inside the lease only, by an estimate of
 //	broker's clock is the only truth                                      each broker's clock (clock.go); pop answers and changes show it
+//	an ack that cannot be stored is answered 0 as well, and only pop.log   nothing to be done here; docs/drivers.md tells it
+//	says so (handlePutMessageResult in AckMessageProcessor; read, not seen)
 //	a lease that ended is delivered again 2 to 3 s later; until then a     a change that came too late is undone (changed in lease.go); delays are asked
 //	change still has an effect                                            for 2 s shorter (revive)
 //	a change after an ack delivers again                                  refused for the last acks of this process; the window refuses the others
