@@ -19,6 +19,15 @@ func (a aim) verdict() string {
 	return "MISSED"
 }
 
+// margin is how far the value is on the good side of the limit, in percent of the limit; negative = on the bad side.
+func (a aim) margin() float64 {
+	over := (a.value/a.limit - 1) * 100
+	if a.least {
+		return over
+	}
+	return -over
+}
+
 // medians by row and contender.
 type medians map[string]map[string]figure
 

@@ -29,7 +29,7 @@ func TestPacedMessagesAreTimedFromSenderToReceiver(t *testing.T) {
 			return nil
 		}
 		began := false
-		f, err := p.run(t.Context(), 2*time.Second, os.Getpid(), func() { began = true }, send)
+		f, err := p.run(t.Context(), 2*time.Second, parties{tested: os.Getpid()}, func() { began = true }, send)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestPacedMessagesAreTimedFromSenderToReceiver(t *testing.T) {
 
 func TestPacedMessagesThatDoNotArriveAreAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, err := newPaced().run(t.Context(), time.Second, os.Getpid(), func() {}, func(context.Context, []byte) error { return nil })
+		_, err := newPaced().run(t.Context(), time.Second, parties{tested: os.Getpid()}, func() {}, func(context.Context, []byte) error { return nil })
 		if err == nil || !strings.Contains(err.Error(), "of 1000 messages 0 arrived") {
 			t.Errorf("got %v", err)
 		}
@@ -61,7 +61,7 @@ func TestPacedMessagesThatDoNotArriveAreAnError(t *testing.T) {
 func TestAFailedPacedSendEndsTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken := errors.New("broken")
-		_, err := newPaced().run(t.Context(), time.Second, os.Getpid(), func() {}, func(context.Context, []byte) error { return broken })
+		_, err := newPaced().run(t.Context(), time.Second, parties{tested: os.Getpid()}, func() {}, func(context.Context, []byte) error { return broken })
 		if !errors.Is(err, broken) {
 			t.Errorf("got %v", err)
 		}
@@ -70,18 +70,23 @@ func TestAFailedPacedSendEndsTheRun(t *testing.T) {
 
 func TestAimsSayWhetherTheyAreMet(t *testing.T) {
 	for _, c := range []struct {
-		name string
-		aim  aim
-		want string
+		name   string
+		aim    aim
+		want   string
+		margin float64
 	}{
-		{"at the least", aim{value: 1.4, limit: 1.4, least: true}, "met"},
-		{"below the least", aim{value: 1.39, limit: 1.4, least: true}, "MISSED"},
-		{"at the most", aim{value: 3, limit: 3}, "met"},
-		{"above the most", aim{value: 3.1, limit: 3}, "MISSED"},
+		{"at the least", aim{value: 1.4, limit: 1.4, least: true}, "met", 0},
+		{"above the least", aim{value: 3, limit: 2, least: true}, "met", 50},
+		{"below the least", aim{value: 1, limit: 2, least: true}, "MISSED", -50},
+		{"at the most", aim{value: 3, limit: 3}, "met", 0},
+		{"above the most", aim{value: 3, limit: 2}, "MISSED", -50},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := c.aim.verdict(); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
+			}
+			if got := c.aim.margin(); got != c.margin {
+				t.Errorf("margin %v %%, want %v", got, c.margin)
 			}
 		})
 	}

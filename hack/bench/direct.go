@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -41,5 +40,5 @@ func directSend(ctx context.Context, a workerArgs) (figure, error) {
 	if err := warm(ctx, a.callers, send); err != nil {
 		return figure{}, err
 	}
-	return drive(ctx, a.callers, a.window, os.Getpid(), send)
+	return drive(ctx, a.callers, a.window, a.parties(), send)
 }

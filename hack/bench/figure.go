@@ -6,11 +6,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -22,8 +19,11 @@ type figure struct {
 	// P50 and P99 of a call, in milliseconds; 0 where calls are not timed.
 	P50 float64 `json:"p50"`
 	P99 float64 `json:"p99"`
-	// CPU is microseconds of CPU per message of the process under test.
-	CPU float64 `json:"cpu"`
+	// CPU is microseconds of CPU per message of the process under test, Broker that of the broker, Load that of the load generator where it is a
+	// process of its own.
+	CPU    float64 `json:"cpu"`
+	Broker float64 `json:"broker"`
+	Load   float64 `json:"load"`
 }
 
 // call does one call and answers how many messages it carried.
@@ -31,15 +31,15 @@ type call func(context.Context) (int, error)
 
 // warm calls for a second, so that connections, pools and the broker's JIT are ready.
 func warm(ctx context.Context, callers int, do call) error {
-	_, err := drive(ctx, callers, time.Second, os.Getpid(), do)
+	_, err := drive(ctx, callers, time.Second, parties{tested: os.Getpid()}, do)
 	return err
 }
 
-// drive runs do from callers goroutines for window and measures; pid is the process whose CPU counts.
-func drive(ctx context.Context, callers int, window time.Duration, pid int, do call) (figure, error) {
+// drive runs do from callers goroutines for window and measures.
+func drive(ctx context.Context, callers int, window time.Duration, who parties, do call) (figure, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	before, err := cpuTime(pid)
+	before, err := who.costs()
 	if err != nil {
 		return figure{}, err
 	}
@@ -66,7 +66,7 @@ func drive(ctx context.Context, callers int, window time.Duration, pid int, do c
 	if ctx.Err() != nil {
 		return figure{}, context.Cause(ctx)
 	}
-	after, err := cpuTime(pid)
+	after, err := who.costs()
 	if err != nil {
 		return figure{}, err
 	}
@@ -78,15 +78,14 @@ func drive(ctx context.Context, callers int, window time.Duration, pid int, do c
 		return figure{}, errors.New("no call came to an end")
 	}
 	slices.Sort(all)
-	return figure{
-		Rate: float64(total) / elapsed.Seconds(), CPU: float64((after - before).Microseconds()) / float64(total),
-		P50: milliseconds(all[len(all)/2]), P99: milliseconds(all[len(all)*99/100]),
-	}, nil
+	f := figure{Rate: float64(total) / elapsed.Seconds(), P50: milliseconds(all[len(all)/2]), P99: milliseconds(all[len(all)*99/100])}
+	f.charge(before, after, float64(total))
+	return f, nil
 }
 
 // watch measures what count gains in a window.
-func watch(ctx context.Context, window time.Duration, pid int, count func() int64) (figure, error) {
-	before, err := cpuTime(pid)
+func watch(ctx context.Context, window time.Duration, who parties, count func() int64) (figure, error) {
+	before, err := who.costs()
 	if err != nil {
 		return figure{}, err
 	}
@@ -97,39 +96,19 @@ func watch(ctx context.Context, window time.Duration, pid int, count func() int6
 	case <-time.After(window):
 	}
 	n, elapsed := count()-start, time.Since(began)
-	after, err := cpuTime(pid)
+	after, err := who.costs()
 	if err != nil {
 		return figure{}, err
 	}
 	if n == 0 {
 		return figure{}, errors.New("nothing came in the window")
 	}
-	return figure{Rate: float64(n) / elapsed.Seconds(), CPU: float64((after - before).Microseconds()) / float64(n)}, nil
+	f := figure{Rate: float64(n) / elapsed.Seconds()}
+	f.charge(before, after, float64(n))
+	return f, nil
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// cpuTime is a process's user and system time, in steps of 10 ms (Linux's clock tick).
-func cpuTime(pid int) (time.Duration, error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	// The second field is the name in brackets and may hold blanks: count from its end.
-	fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
-	if len(fields) < 13 {
-		return 0, errors.New("/proc/<pid>/stat has too few fields")
-	}
-	var ticks int64
-	for _, f := range fields[11:13] {
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
-}
 
 // median of each value on its own.
 func median(figures []figure) figure {
@@ -143,6 +122,7 @@ func median(figures []figure) figure {
 	}
 	return figure{
 		Rate: pick(func(f figure) float64 { return f.Rate }), CPU: pick(func(f figure) float64 { return f.CPU }),
+		Broker: pick(func(f figure) float64 { return f.Broker }), Load: pick(func(f figure) float64 { return f.Load }),
 		P50: pick(func(f figure) float64 { return f.P50 }), P99: pick(func(f figure) float64 { return f.P99 }),
 	}
 }

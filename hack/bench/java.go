@@ -29,8 +29,8 @@ type javaLoad struct {
 	cmd     *exec.Cmd
 	in      io.WriteCloser
 	answers *bufio.Reader
-	// proxy is the process whose CPU counts.
-	proxy func() int
+	// proxy and broker are the processes whose CPU counts.
+	proxy, broker func() int
 }
 
 // startJava starts RocketMQ's proxy and the load. The group exists before, and stands at the oldest message.
@@ -51,14 +51,15 @@ func (b *bench) startJava(ctx context.Context) error {
 		return fmt.Errorf("build hack/bench/java with Maven (it needs a JDK 17): %w\n%s", err, said.Bytes())
 	}
 	var err error
-	if b.java, err = startJavaLoad(ctx, out, b.broker.JavaProxyAddr(), b.broker.JavaProxyPID); err != nil {
+	if b.java, err = startJavaLoad(ctx, out, b.broker.JavaProxyAddr()); err != nil {
 		return err
 	}
+	b.java.proxy, b.java.broker = b.broker.JavaProxyPID, b.broker.BrokerPID
 	b.stops = append(b.stops, b.java.stop)
 	return nil
 }
 
-func startJavaLoad(ctx context.Context, dir, address string, proxy func() int) (*javaLoad, error) {
+func startJavaLoad(ctx context.Context, dir, address string) (*javaLoad, error) {
 	cmd := exec.CommandContext(ctx, "java", "-Xms256m", "-Xmx512m", "-Duser.home="+dir, // the SDK logs there
 		"-cp", filepath.Join(dir, "classes")+string(os.PathListSeparator)+filepath.Join(dir, "lib", "*"),
 		"io.rocketmq.proxy.bench.Load", address, "bench", javaGroup, strconv.Itoa(bodyBytes))
@@ -76,7 +77,7 @@ func startJavaLoad(ctx context.Context, dir, address string, proxy func() int) (
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return &javaLoad{cmd: cmd, in: in, answers: bufio.NewReader(out), proxy: proxy}, nil
+	return &javaLoad{cmd: cmd, in: in, answers: bufio.NewReader(out)}, nil
 }
 
 // stop ends the process by the end of its input.
@@ -86,10 +87,11 @@ func (j *javaLoad) stop() error {
 
 // measure warms for a second and measures for the window.
 func (j *javaLoad) measure(ctx context.Context, command string, threads int, window time.Duration) (figure, error) {
+	who := parties{tested: j.proxy(), broker: j.broker(), load: j.cmd.Process.Pid}
 	if _, err := j.ask(ctx, command, threads, time.Second); err != nil {
 		return figure{}, err
 	}
-	before, err := cpuTime(j.proxy())
+	before, err := who.costs()
 	if err != nil {
 		return figure{}, err
 	}
@@ -97,14 +99,15 @@ func (j *javaLoad) measure(ctx context.Context, command string, threads int, win
 	if err != nil {
 		return figure{}, err
 	}
-	after, err := cpuTime(j.proxy())
+	after, err := who.costs()
 	if err != nil {
 		return figure{}, err
 	}
 	if answer.Messages == 0 {
 		return figure{}, fmt.Errorf("%s: no message came to an end", command)
 	}
-	f := figure{Rate: answer.Messages / answer.Seconds, CPU: float64((after - before).Microseconds()) / answer.Messages}
+	f := figure{Rate: answer.Messages / answer.Seconds}
+	f.charge(before, after, answer.Messages)
 	if command == "send" { // a receive's time is that of 32 acknowledgements too, and compares with nothing here
 		f.P50, f.P99 = answer.P50, answer.P99
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,10 @@ type target struct {
 }
 
 func (b *bench) proxy() target { return target{b.proxies, b.operator.PID()} }
+
+func (b *bench) partiesOf(t target) parties {
+	return parties{tested: t.pid, broker: b.broker.BrokerPID(), load: os.Getpid()}
+}
 
 // send drives ProducerService.Send from so many callers; calls take turns over the connections and the producers.
 func (b *bench) send(ctx context.Context, to target, callers, batch int, topic string, producers ...string) (figure, error) {
@@ -43,7 +48,7 @@ func (b *bench) send(ctx context.Context, to target, callers, batch int, topic s
 		return figure{}, err
 	}
 	b.windowBegins()
-	return drive(ctx, callers, b.window, to.pid, do)
+	return drive(ctx, callers, b.window, b.partiesOf(to), do)
 }
 
 func sendRequest(producer, topic string, batch int, body []byte) *proxyv1alpha1.SendRequest {
@@ -119,7 +124,7 @@ func (b *bench) receive(ctx context.Context, from target, consumers ...string) (
 		return figure{}, context.Cause(ctx)
 	}
 	b.windowBegins()
-	f, err := watch(ctx, b.window, from.pid, count.Load)
+	f, err := watch(ctx, b.window, b.partiesOf(from), count.Load)
 	if err != nil && context.Cause(ctx) != nil {
 		err = context.Cause(ctx)
 	}

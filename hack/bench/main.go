@@ -6,7 +6,7 @@
 // proxy, in Java, with its own SDK. It starts RocketMQ 5.5.0, its proxy, an API server and the operator, warms everything, runs the rows
 // interleaved - each round runs every contender once - and prints the median of the rounds as tables: the figures, and each driver's aims.
 //
-//	go run ./hack/bench [--driver Remoting,ClientGo] [--rounds 3] [--window 4s] [--write docs/benchmarks.md]
+//	go run ./hack/bench [--driver Remoting,ClientGo] [--rounds 3] [--window 3s] [--write docs/benchmarks.md]
 //	go run ./hack/bench --only "64 callers" --driver Remoting --profile cpu.prof
 //
 // Absolute figures belong to the machine; only the ratios may be compared. The contenders run as processes of their own, so that CPU can be
@@ -70,7 +70,7 @@ func parse(args []string) (options, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.StringVar(&drivers, "driver", strings.Join(allDrivers, ","), "comma-separated drivers to measure; each has its own aims")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often each contender runs; the table has the median")
-	flags.DurationVar(&o.window, "window", 4*time.Second, "how long each contender runs in a round")
+	flags.DurationVar(&o.window, "window", 3*time.Second, "how long each contender runs in a round")
 	flags.StringVar(&o.write, "write", "", "also write the tables to this file")
 	flags.StringVar(&o.profile, "profile", "", "write CPU profiles of the proxy: the first driver in each row that runs, to this name less .prof with a number")
 	flags.StringVar(&o.only, "only", "", "run only the rows whose name contains this, without the figures that are taken once; nothing is written")
@@ -80,6 +80,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.args.topic, "topic", "", "internal: for workers")
 	flags.StringVar(&o.args.dir, "dir", "", "internal: for workers")
 	flags.IntVar(&o.args.callers, "callers", 1, "internal: for workers")
+	flags.IntVar(&o.args.broker, "broker-pid", 0, "internal: for workers")
 	flags.IntVar(&o.args.batch, "batch", 1, "internal: for workers")
 	if err := flags.Parse(args); err != nil {
 		return o, err

@@ -93,7 +93,7 @@ func (b *bench) runRounds(ctx context.Context) (results, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s, %s: %w", c.row, names[c.who], err)
 			}
-			say("round %d/%d  %-31s %-15s %9.0f msgs/s  p50 %6.2f ms  p99 %6.2f ms  %6.1f us CPU", round+1, b.rounds, c.row, names[c.who], f.Rate, f.P50, f.P99, f.CPU)
+			say("round %d/%d  %-31s %-15s %9.0f msgs/s  p50 %6.2f ms  p99 %6.2f ms  %6.1f us CPU, broker %6.1f, load %6.1f", round+1, b.rounds, c.row, names[c.who], f.Rate, f.P50, f.P99, f.CPU, f.Broker, f.Load)
 			all.add(c, f)
 		}
 	}
@@ -102,7 +102,7 @@ func (b *bench) runRounds(ctx context.Context) (results, error) {
 
 const (
 	// settleMost is how long a contender waits at most for what the one before has left behind, settledCores what counts as nothing.
-	settleMost   = 3 * time.Second
+	settleMost   = 2 * time.Second
 	settledCores = 0.25
 )
 

@@ -62,11 +62,11 @@ func (p *paced) count() int {
 }
 
 // run sends for a second to warm up and then for the window, and waits for everything to arrive.
-func (p *paced) run(ctx context.Context, window time.Duration, pid int, begins func(), send func(context.Context, []byte) error) (figure, error) {
+func (p *paced) run(ctx context.Context, window time.Duration, who parties, begins func(), send func(context.Context, []byte) error) (figure, error) {
 	if _, err := p.pace(ctx, time.Second, send); err != nil {
 		return figure{}, err
 	}
-	before, err := cpuTime(pid)
+	before, err := who.costs()
 	if err != nil {
 		return figure{}, err
 	}
@@ -81,7 +81,7 @@ func (p *paced) run(ctx context.Context, window time.Duration, pid int, begins f
 	if err := p.await(ctx, sent); err != nil {
 		return figure{}, err
 	}
-	after, err := cpuTime(pid)
+	after, err := who.costs()
 	if err != nil {
 		return figure{}, err
 	}
@@ -89,10 +89,9 @@ func (p *paced) run(ctx context.Context, window time.Duration, pid int, begins f
 	defer p.mu.Unlock()
 	slices.Sort(p.took)
 	n := len(p.took)
-	return figure{
-		Rate: float64(sent) / elapsed.Seconds(), CPU: float64((after - before).Microseconds()) / float64(n),
-		P50: milliseconds(p.took[n/2]), P99: milliseconds(p.took[n*99/100]),
-	}, nil
+	f := figure{Rate: float64(sent) / elapsed.Seconds(), P50: milliseconds(p.took[n/2]), P99: milliseconds(p.took[n*99/100])}
+	f.charge(before, after, float64(n))
+	return f, nil
 }
 
 // pace sends at the rate for so long, late or not, and returns when all sends were answered.
@@ -183,7 +182,7 @@ func (b *bench) pacedThrough(ctx context.Context, topic string) (figure, error) 
 	if err := probe(streamCtx, first, send); err != nil {
 		return figure{}, err
 	}
-	f, err := p.run(streamCtx, b.window, b.operator.PID(), b.windowBegins, send)
+	f, err := p.run(streamCtx, b.window, b.partiesOf(b.proxy()), b.windowBegins, send)
 	if cause := context.Cause(streamCtx); err != nil && cause != nil {
 		err = cause
 	}

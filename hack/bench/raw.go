@@ -59,7 +59,7 @@ func rawSend(ctx context.Context, a workerArgs) (figure, error) {
 	if err := warm(ctx, a.callers, send); err != nil {
 		return figure{}, err
 	}
-	return drive(ctx, a.callers, a.window, os.Getpid(), send)
+	return drive(ctx, a.callers, a.window, a.parties(), send)
 }
 
 // rawConsume starts the library's push consumer at the topic's oldest message.
@@ -100,7 +100,7 @@ func rawReceive(ctx context.Context, a workerArgs) (figure, error) {
 	case <-time.After(60 * time.Second):
 		return figure{}, errors.New("the push consumer received nothing within 60 s")
 	}
-	return watch(ctx, a.window, os.Getpid(), count.Load)
+	return watch(ctx, a.window, a.parties(), count.Load)
 }
 
 // rawPaced sends at a steady rate with one client and receives with another one, as an application that uses the library does.
@@ -123,5 +123,5 @@ func rawPaced(ctx context.Context, a workerArgs) (figure, error) {
 	if err := probe(ctx, first, send); err != nil {
 		return figure{}, err
 	}
-	return p.run(ctx, a.window, os.Getpid(), func() {}, send)
+	return p.run(ctx, a.window, a.parties(), func() {}, send)
 }

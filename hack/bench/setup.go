@@ -204,7 +204,7 @@ func (b *bench) worker(ctx context.Context, name string, args ...string) (*exec.
 	if err != nil {
 		return nil, nil, err
 	}
-	args = append([]string{"--worker", name, "--name-server", b.broker.NameServers()[0], "--window", b.window.String(), "--tls=" + strconv.FormatBool(b.tls)}, args...)
+	args = append([]string{"--worker", name, "--name-server", b.broker.NameServers()[0], "--window", b.window.String(), "--broker-pid", strconv.Itoa(b.broker.BrokerPID()), "--tls=" + strconv.FormatBool(b.tls)}, args...)
 	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second

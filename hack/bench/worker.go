@@ -17,9 +17,13 @@ import (
 type workerArgs struct {
 	nameServer, topic, dir string
 	callers, batch         int
+	broker                 int // the broker's process
 	window                 time.Duration
 	tls                    bool
 }
+
+// parties of a contender that makes its load itself.
+func (a workerArgs) parties() parties { return parties{tested: os.Getpid(), broker: a.broker} }
 
 // work is the main function of a contender's process. Its last line on standard output is a JSON figure (echo: its address, first).
 func work(ctx context.Context, worker string, a workerArgs) error {
