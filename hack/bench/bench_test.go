@@ -114,6 +114,26 @@ func TestEveryRowHasItsContenders(t *testing.T) {
 	}
 }
 
+func TestThePageHasEveryRowEachDriversAimsAndTheNotes(t *testing.T) {
+	o, err := parse(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, r, once := &bench{options: o}, results{}, onceFigures{memory: map[string]memory{"Remoting": {rested: 70}, "ClientGo": {declared: 70}}, readyP50: time.Millisecond}
+	for _, c := range b.contenders() {
+		r.add(c, figure{Rate: 1000, P50: 1, P99: 2, CPU: 10, Broker: 20, Load: 30})
+	}
+	page := b.render(r, once)
+	for _, want := range []string{
+		"| Send, 64 callers | raw client | 1000 | 1.00 | 2.00 | 10.0 | 20.00 | 30.00 |", "## Aims of driver Remoting", "## Aims of driver ClientGo",
+		"| unary Send with 64 callers: proxy / raw SendSync | 1.00 | >= 1.40 | MISSED | -29 % |", "| 1.00 | <= 3.00 | met | +67 % |", "<= 80.00 MiB | met", notes,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("%q is missing in\n%s", want, page)
+		}
+	}
+}
+
 func TestFlagsThatNameNothingAreRefused(t *testing.T) {
 	for _, args := range [][]string{{"--driver", "Memory"}, {"--driver", ""}, {"--only", "no such row"}} {
 		if _, err := parse(args); err == nil {
