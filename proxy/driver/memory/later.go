@@ -63,14 +63,9 @@ func (b *Broker) keepBack(t *topic, msgs []*stored) error {
 	if len(msgs) == 0 {
 		return nil
 	}
-	var size int64
-	for _, m := range msgs {
-		size += m.bytes
-	}
-	if err := b.makeRoom(t, len(msgs), size); err != nil {
+	if err := b.admit(t, msgs); err != nil {
 		return err
 	}
-	t.bytes, t.count, b.state.bytes = t.bytes+size, t.count+len(msgs), b.state.bytes+size
 	for _, m := range msgs {
 		heap.Push(&t.later, m)
 	}

@@ -82,6 +82,16 @@ func (b *Broker) store(t *topic, msgs []*stored) error {
 	if len(msgs) == 0 {
 		return nil
 	}
+	if err := b.admit(t, msgs); err != nil {
+		return err
+	}
+	b.letOut(t, b.now()) // what was due before comes before
+	b.enqueue(t, msgs)
+	return nil
+}
+
+// admit counts all of msgs as kept by the topic, or none of them when there is no room.
+func (b *Broker) admit(t *topic, msgs []*stored) error {
 	var size int64
 	for _, m := range msgs {
 		size += m.bytes
@@ -90,8 +100,6 @@ func (b *Broker) store(t *topic, msgs []*stored) error {
 		return err
 	}
 	t.bytes, t.count, b.state.bytes = t.bytes+size, t.count+len(msgs), b.state.bytes+size
-	b.letOut(t, b.now()) // what was due before comes before
-	b.enqueue(t, msgs)
 	return nil
 }
 
