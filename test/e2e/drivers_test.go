@@ -94,8 +94,8 @@ func TestAutoWaitsForBrokersAndSaysSo(t *testing.T) {
 	}
 	code, answer, err := op.Post(t.Context(), c.appToken, "/v1alpha1/namespaces/"+namespace+"/producers/"+name+":send", `{"messages":[{"text":"a"}]}`)
 	must(t, err)
-	if code != 400 || !strings.Contains(string(answer), "BrokerVersionUnknown") {
-		t.Errorf("a send answered %d %s; expected 400 with BrokerVersionUnknown", code, answer)
+	if code != 503 || !strings.Contains(string(answer), "BrokerVersionUnknown") {
+		t.Errorf("a send answered %d %s; expected 503 with BrokerVersionUnknown", code, answer)
 	}
 	if took := c.delete(t, "rmqp/"+name); took > 10*time.Second {
 		t.Errorf("the delete took %s", took)
