@@ -31,8 +31,10 @@ func (p *prover) prepareGroup(ctx context.Context, cfg driver.ConsumerConfig, qu
 	if err != nil {
 		return err
 	}
-	if err := proof.All(ctx, len(queues), func(ctx context.Context, i int) error { return p.position(ctx, cfg, queues[i], fresh) }); err != nil {
-		return err
+	for _, some := range [][]wire.Queue{proof.Firsts(queues), queues} {
+		if err := proof.All(ctx, len(some), func(ctx context.Context, i int) error { return p.position(ctx, cfg, some[i], fresh) }); err != nil {
+			return err
+		}
 	}
 	return p.awaitRetryRoute(ctx, group, brokers)
 }

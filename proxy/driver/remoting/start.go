@@ -6,6 +6,7 @@ package remoting
 import (
 	"context"
 	"strings"
+	"sync"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
@@ -152,7 +153,22 @@ func (c *consumer) startAtLatest(ctx context.Context, queues []wire.Queue) error
 	if known, err := c.anyPosition(ctx, queues[1:]); known || err != nil {
 		return err
 	}
-	return proof.All(ctx, len(queues), func(ctx context.Context, i int) error { return c.position(ctx, queues[i]) })
+	var mu sync.Mutex
+	next := make(map[wire.Queue]int64, len(queues)) // guarded by mu
+	err := proof.All(ctx, len(queues), func(ctx context.Context, i int) error {
+		_, n, err := c.cluster.wire.Bounds(ctx, queues[i], c.group)
+		mu.Lock()
+		defer mu.Unlock()
+		next[queues[i]] = n
+		return wrapped(err, "ask for the newest message in queue %d of %q", queues[i].ID, queues[i].Topic)
+	})
+	// The first position alone, then the others, and then what another host's first one may have undone; see proof.Firsts.
+	for _, some := range [][]wire.Queue{proof.Firsts(queues), queues, queues} {
+		if err == nil {
+			err = proof.All(ctx, len(some), func(ctx context.Context, i int) error { return c.position(ctx, some[i], next[some[i]]) })
+		}
+	}
+	return err
 }
 
 func (c *consumer) anyPosition(ctx context.Context, queues []wire.Queue) (bool, error) {
@@ -170,13 +186,9 @@ func (c *consumer) anyPosition(ctx context.Context, queues []wire.Queue) (bool, 
 	return false, err
 }
 
-// position writes the position after the newest message, unless another host has done so. That is looked at after the newest message was asked for:
-// if the other host writes between this look and our writing, ours is not ahead of what was sent to it since.
-func (c *consumer) position(ctx context.Context, q wire.Queue) error {
-	_, next, err := c.cluster.wire.Bounds(ctx, q, c.group)
-	if err != nil {
-		return wire.Errorf(err, "ask for the newest message in queue %d of %q", q.ID, q.Topic)
-	}
+// position writes the position next, which was the place after the newest message a moment ago, unless the queue has a position. That is looked at now: if
+// another host writes between this look and our writing, ours is not ahead of what was sent to it since.
+func (c *consumer) position(ctx context.Context, q wire.Queue, next int64) error {
 	at, err := c.cluster.wire.ConsumerOffset(ctx, q, c.group)
 	if err == nil && !at.Known {
 		err = c.cluster.wire.SetConsumerOffset(ctx, q, c.group, next)
