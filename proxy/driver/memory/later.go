@@ -8,11 +8,10 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
 // maxAhead is how long a message is kept back at most, as brokers do unless they are told otherwise.
@@ -103,32 +102,26 @@ func (p *producer) Recall(ctx context.Context, handle string) (string, error) {
 	if ctx.Err() != nil {
 		return "", timeout(ctx)
 	}
-	plain, err := base64.URLEncoding.DecodeString(handle)
-	parts := strings.Split(string(plain), " ")
-	if err != nil || len(parts) != 5 || parts[0] != "v1" || parts[2] != Name {
+	h, err := wire.ParseRecallHandle(handle)
+	if err != nil || h.Broker != Name {
 		return "", driver.Errorf(driver.InvalidHandle, "recall_handle", "not a recall handle of this broker")
 	}
-	due, err := strconv.ParseInt(parts[3], 10, 64)
-	if err != nil {
-		return "", driver.Errorf(driver.InvalidHandle, "recall_handle", "not a recall handle of this broker")
-	}
-	full, id := parts[1], parts[4]
 	b := p.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t := b.state.topics[full]
-	if t == nil || !p.sends(full) {
-		return "", driver.Errorf(driver.InvalidHandle, "recall_handle", "it names a message of topic %q, which is not a topic of this producer", full)
+	t := b.state.topics[h.Topic]
+	if t == nil || !p.sends(h.Topic) {
+		return "", driver.Errorf(driver.InvalidHandle, "recall_handle", "it names a message of topic %q, which is not a topic of this producer", h.Topic)
 	}
-	if b.letOut(t, b.now()); !b.at(b.now()).Before(time.UnixMilli(due)) {
-		return "", driver.Errorf(driver.TooLate, "", "message %q was due at %s", id, time.UnixMilli(due).UTC().Format(time.RFC3339Nano))
+	if b.letOut(t, b.now()); !b.at(b.now()).Before(h.DeliverAt) {
+		return "", driver.Errorf(driver.TooLate, "", "message %q was due at %s", h.ID, h.DeliverAt.UTC().Format(time.RFC3339Nano))
 	}
 	for i, m := range t.later {
-		if m.ID == id {
+		if m.ID == h.ID {
 			heap.Remove(&t.later, i)
 			t.bytes, t.count, b.state.bytes = t.bytes-m.bytes, t.count-1, b.state.bytes-m.bytes
 			break
 		}
 	}
-	return id, nil
+	return h.ID, nil
 }
