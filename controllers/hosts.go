@@ -393,13 +393,6 @@ func (h *Host) Peers() []Peer {
 	return slices.Clone(h.peers)
 }
 
-// Alive reports whether that process has a Lease that is renewed, as far as the last List knows.
-func (h *Host) Alive(name, incarnation string) bool {
-	return slices.ContainsFunc(h.Peers(), func(p Peer) bool {
-		return p.Name == name && p.Incarnation == incarnation && !p.Stale
-	})
-}
-
 // Leave deletes the own Lease, and nobody else's: with the UID and resourceVersion that this process wrote. It comes last, when no client
 // runs any more. Afterwards Renew does nothing. It also gives up the file lock.
 func (h *Host) Leave(ctx context.Context) error {
