@@ -105,6 +105,9 @@ func (h *host) build(ctx context.Context) error {
 	if h.manager, err = ctrl.NewManager(config, h.managerOptions(scheme)); err != nil {
 		return err
 	}
+	if err := h.manager.Add(newRester()); err != nil {
+		return err
+	}
 	uncached, err := client.New(config, client.Options{Scheme: scheme})
 	if err != nil {
 		return err
@@ -141,7 +144,7 @@ func (h *host) loadKeys(ctx context.Context, uncached client.Client) (err error)
 	if h.sealer, err = h.keys.Load(ctx); err != nil {
 		return err
 	}
-	return errors.Join(h.manager.Add(h.keys), h.manager.Add(newRester()))
+	return h.manager.Add(h.keys)
 }
 
 func newScheme() *runtime.Scheme {
