@@ -92,6 +92,21 @@ func TestAimsSayWhetherTheyAreMet(t *testing.T) {
 	}
 }
 
+func TestARatioIsTheMedianOfItsRounds(t *testing.T) {
+	r := results{}
+	for _, round := range []struct{ raw, echo, proxy float64 }{{10, 10, 30}, {1, 1, 4}, {100, 100, 200}} { // the machine is another one in each
+		r.add(contender{row: rowUnary, who: whoRaw}, figure{P50: round.raw})
+		r.add(contender{row: rowUnary, who: whoEcho}, figure{P50: round.echo})
+		r.add(contender{row: rowUnary, who: "Remoting"}, figure{P50: round.proxy})
+	}
+	if got := r.ratio(rowUnary, p50, "Remoting", whoRaw); got != 3 {
+		t.Errorf("%v, want 3", got)
+	}
+	if got := r.ratio(rowUnary, p50, "Remoting", whoRaw, whoEcho); got != 1.5 {
+		t.Errorf("over the sum of two: %v, want 1.5", got)
+	}
+}
+
 func TestEveryRowHasItsContenders(t *testing.T) {
 	o, err := parse(nil)
 	if err != nil {

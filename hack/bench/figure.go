@@ -117,8 +117,7 @@ func median(figures []figure) figure {
 		for i, f := range figures {
 			values[i] = value(f)
 		}
-		slices.Sort(values)
-		return values[len(values)/2]
+		return middle(values)
 	}
 	return figure{
 		Rate: pick(func(f figure) float64 { return f.Rate }), CPU: pick(func(f figure) float64 { return f.CPU }),

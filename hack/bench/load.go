@@ -29,12 +29,10 @@ func (b *bench) partiesOf(t target) parties {
 	return parties{tested: t.pid, broker: b.broker.BrokerPID(), load: os.Getpid()}
 }
 
-// send drives ProducerService.Send from so many callers; calls take turns over the connections and the producers.
+// send drives ProducerService.Send from so many callers, which share one connection as the callers in an application's process do, and as the raw
+// client's and the Java SDK's share theirs. Calls take turns over the producers.
 func (b *bench) send(ctx context.Context, to target, callers, batch int, topic string, producers ...string) (figure, error) {
-	clients := make([]proxyv1alpha1.ProducerServiceClient, len(to.connections))
-	for i, connection := range to.connections {
-		clients[i] = proxyv1alpha1.NewProducerServiceClient(connection)
-	}
+	client := proxyv1alpha1.NewProducerServiceClient(to.connections[0])
 	requests := make([]*proxyv1alpha1.SendRequest, len(producers))
 	for i, producer := range producers {
 		requests[i] = sendRequest(producer, topic, batch, make([]byte, bodyBytes))
@@ -42,7 +40,7 @@ func (b *bench) send(ctx context.Context, to target, callers, batch int, topic s
 	var turn atomic.Int64
 	do := func(ctx context.Context) (int, error) {
 		n := int(turn.Add(1))
-		return batch, sendOnce(ctx, clients[n%len(clients)], requests[n%len(requests)])
+		return batch, sendOnce(ctx, client, requests[n%len(requests)])
 	}
 	if err := warm(ctx, callers, do); err != nil {
 		return figure{}, err

@@ -15,14 +15,14 @@ import (
 func (b *bench) render(r results, once onceFigures) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "# Benchmarks\n\nWritten by `make bench` on %s: RocketMQ 5.5.0, %d cores, %s, 1 KiB bodies, %s, median of %d interleaved rounds of %s.\n"+
-		"Load generator, broker and contender share the cores: only ratios of one run can be compared.\n\n",
+		"Load generator, broker and contender share the cores: only ratios can be compared; those of the aims are the median of each round's.\n\n",
 		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), runtime.Version(), transport(b.tls), b.rounds, b.window)
 	out.WriteString(figuresTable(r))
 	out.WriteString("\nraw client = rocketmq-client-go used directly, CPU of that process; protocol alone = our client for RocketMQ's protocol, used directly; grpc-go echo = " +
 		"a bare server with the same requests, deadlines, answers and frames; Java proxy = RocketMQ's own, 5.5.0, with its own SDK, rocketmq-client-java 5.2.0, " +
-		"64 threads that send and 32 that receive; CPU of the proxy is the operator's process; broker and load are the CPU of the broker and of the load generator, where it is a process of its own, for the same message, all in microseconds. End to end is the time from sender to receiver, one process being both.\n")
+		"64 threads that send and 32 that receive; sends use one connection, the four streams one each; CPU of the proxy is the operator's process; broker and load are the CPU of the broker and of the load generator, where it is a process of its own, for the same message, all in microseconds. End to end is the time from sender to receiver, one process being both.\n")
 	for _, driver := range b.drivers {
-		fmt.Fprintf(&out, "\n## Aims of driver %s\n\n%s", driver, aimsTable(aims(driver, medianOf(r), once)))
+		fmt.Fprintf(&out, "\n## Aims of driver %s\n\n%s", driver, aimsTable(aims(driver, r, once)))
 	}
 	out.WriteString("\n## Resident memory, MiB\n\n| process | after its start | with 100 Producers and 100 Consumers | at the end of a load | 15 s later |\n| --- | ---: | ---: | ---: | ---: |\n")
 	for _, driver := range b.drivers {
@@ -46,8 +46,8 @@ func transport(tls bool) string {
 	return "no TLS on any connection, bearer tokens on both Go gRPC servers"
 }
 
-func medianOf(r results) medians {
-	m := medians{}
+func medianOf(r results) map[string]map[string]figure {
+	m := map[string]map[string]figure{}
 	for row, of := range r {
 		m[row] = map[string]figure{}
 		for who, figures := range of {

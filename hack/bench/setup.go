@@ -25,7 +25,7 @@ import (
 
 const (
 	namespace   = "bench"
-	connections = 4 // of the load generator, to the proxy and to the echo server alike
+	connections = 4 // of the load generator, to the proxy and to the echo server alike; sends use one of them
 )
 
 // bench holds what runs.
