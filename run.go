@@ -105,7 +105,7 @@ func (h *host) build(ctx context.Context) error {
 	if h.manager, err = ctrl.NewManager(config, h.managerOptions(scheme)); err != nil {
 		return err
 	}
-	if err := h.manager.Add(newRester()); err != nil {
+	if err := h.manager.Add(newHeapKeeper()); err != nil {
 		return err
 	}
 	uncached, err := client.New(config, client.Options{Scheme: scheme})

@@ -27,7 +27,8 @@ type onceFigures struct {
 	readyP50 time.Duration
 }
 
-// memory of a fresh operator in MiB: without objects, with 100 Producers and 100 Consumers ready, at the end of a load on some of them, and restAfter later.
+// memory of a fresh operator in MiB: without objects, restAfter 100 Producers and 100 Consumers are ready, at the end of a load on some of them, and
+// restAfter that.
 type memory struct{ idle, declared, loaded, rested float64 }
 
 // restAfter is longer than the operator takes to give a load's memory back.
@@ -78,7 +79,7 @@ func (b *bench) memoryOf(ctx context.Context, driver string) (m memory, err erro
 	if err := b.declare(ctx, driver, 100); err != nil {
 		return m, err
 	}
-	if m.declared, err = residentMiB(b.operator.PID()); err != nil {
+	if m.declared, err = b.restedMiB(ctx); err != nil {
 		return m, err
 	}
 	if err := b.loadSome(ctx); err != nil {
@@ -87,15 +88,20 @@ func (b *bench) memoryOf(ctx context.Context, driver string) (m memory, err erro
 	if m.loaded, err = residentMiB(b.operator.PID()); err != nil {
 		return m, err
 	}
-	select {
-	case <-time.After(restAfter):
-	case <-ctx.Done():
-		return m, ctx.Err()
-	}
-	if m.rested, err = residentMiB(b.operator.PID()); err != nil {
+	if m.rested, err = b.restedMiB(ctx); err != nil {
 		return m, err
 	}
 	return m, b.remove(ctx, "rmqp,rmqc", "--all")
+}
+
+// restedMiB is the operator's resident memory when it has come to rest.
+func (b *bench) restedMiB(ctx context.Context) (float64, error) {
+	select {
+	case <-time.After(restAfter):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	return residentMiB(b.operator.PID())
 }
 
 // declare makes n Producers p0... and n Consumers c0... and waits until all are Ready.
