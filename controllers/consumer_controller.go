@@ -5,10 +5,12 @@ package controllers
 
 import (
 	"fmt"
+	"time"
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/retry"
 )
 
 // +kubebuilder:rbac:groups=proxy.rocketmq.io,resources=consumers,verbs=get;list;watch;patch
@@ -36,6 +38,25 @@ func (consumerKind) refuse(o object, driverName string, caps driver.Capabilities
 		driverName)
 }
 
+// retryBackoff is the spec's as the window takes it; absent = at once.
+func retryBackoff(b *proxyv1alpha1.RetryBackoff) retry.Backoff {
+	switch {
+	case b == nil:
+		return retry.Backoff{}
+	case b.Exponential != nil:
+		e := b.Exponential
+		return retry.Backoff{
+			Initial: time.Duration(e.InitialSeconds) * time.Second, Max: time.Duration(e.MaxSeconds) * time.Second, Multiplier: e.MultiplierOrDefault(),
+		}
+	default:
+		steps := make([]time.Duration, len(b.StepsSeconds))
+		for i, s := range b.StepsSeconds {
+			steps[i] = time.Duration(s) * time.Second
+		}
+		return retry.Backoff{Steps: steps}
+	}
+}
+
 // fill completes the registry's spec with what the Consumer asks for.
 func (consumerKind) fill(o object, connection driver.Connection, spec *registry.Spec) {
 	c := &o.(*proxyv1alpha1.Consumer).Spec
@@ -54,6 +75,6 @@ func (consumerKind) fill(o object, connection driver.Connection, spec *registry.
 	spec.Consumer = &registry.ConsumerSpec{
 		Config:      driver.ConsumerConfig{Connection: connection, Group: spec.Group, Subscriptions: subscriptions, StartFrom: startFrom},
 		AckDeadline: c.AckDeadline(), MaxInFlight: c.MaxInFlightOrDefault(), MaxInFlightBytes: c.MaxInFlightBytesOrDefault(),
-		MaxDeliveryAttempts: c.MaxDeliveryAttemptsOrDefault(),
+		MaxDeliveryAttempts: c.MaxDeliveryAttemptsOrDefault(), RetryBackoff: retryBackoff(c.RetryBackoff),
 	}
 }

@@ -117,6 +117,17 @@ func TestWrongObjectsAreRefusedWithTheFieldsName(t *testing.T) {
 		{"no bytes in flight", "Consumer", goodConsumer + "\nmaxInFlightBytes: 0", []string{"spec.maxInFlightBytes"}},
 		{"an idle time-out with a driver that cannot", "Consumer", goodConsumer + "\nidleTimeoutSeconds: 60\ndriver: ClientGo", []string{"spec.idleTimeoutSeconds", "Remoting or Auto"}},
 		{"an idle time-out of more than a week", "Consumer", goodConsumer + "\nidleTimeoutSeconds: 604801", []string{"spec.idleTimeoutSeconds", "604800"}},
+		{"a back-off of no kind", "Consumer", goodConsumer + "\nretryBackoff: {}", []string{"spec.retryBackoff", "exponential or stepsSeconds"}},
+		{"a back-off of both kinds", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 1, maxSeconds: 2}, stepsSeconds: [1]}", []string{"spec.retryBackoff.stepsSeconds", "exclude each other"}},
+		{"a back-off whose cap is below its first delay", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 3, maxSeconds: 2}}", []string{"spec.retryBackoff.exponential.maxSeconds", "below initialSeconds"}},
+		{"a back-off without a cap", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 3}}", []string{"spec.retryBackoff.exponential.maxSeconds", "Required"}},
+		{"a back-off that begins at zero", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 0, maxSeconds: 2}}", []string{"spec.retryBackoff.exponential.initialSeconds"}},
+		{"a back-off of more than two hours", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 1, maxSeconds: 7201}}", []string{"spec.retryBackoff.exponential.maxSeconds", "7200"}},
+		{"a back-off that grows too fast", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 1, maxSeconds: 2, multiplier: 11}}", []string{"spec.retryBackoff.exponential.multiplier", "10"}},
+		{"a back-off of no steps", "Consumer", goodConsumer + "\nretryBackoff: {stepsSeconds: []}", []string{"spec.retryBackoff.stepsSeconds", "at least 1"}},
+		{"a back-off of thirty-three steps", "Consumer", goodConsumer + "\nretryBackoff: {stepsSeconds: [" + many(33, "%d") + "]}", []string{"spec.retryBackoff.stepsSeconds", "at most 32"}},
+		{"a step back in time", "Consumer", goodConsumer + "\nretryBackoff: {stepsSeconds: [1, -1]}", []string{"spec.retryBackoff.stepsSeconds[1]"}},
+		{"a step of more than two hours", "Consumer", goodConsumer + "\nretryBackoff: {stepsSeconds: [7201]}", []string{"spec.retryBackoff.stepsSeconds[0]", "7200"}},
 		{"no delivery attempt", "Consumer", goodConsumer + "\nmaxDeliveryAttempts: 0", []string{"spec.maxDeliveryAttempts"}},
 		{"too many delivery attempts", "Consumer", goodConsumer + "\nmaxDeliveryAttempts: 101", []string{"spec.maxDeliveryAttempts", "100"}},
 	} {
@@ -154,6 +165,9 @@ func TestGoodObjectsAreTaken(t *testing.T) {
 		{"the dead-letter topic of a group is received", "Consumer", "group: g\nsubscriptions: [{topic: '%DLQ%other'}]"},
 		{"tag and SQL in two subscriptions", "Consumer",
 			"group: g\nsubscriptions: [{topic: a, filter: {tag: 'x || y'}}, {topic: b, filter: {sql: \"n > 1 AND r = 'eu'\"}}]\nstartFrom: Earliest"},
+		{"a back-off that grows", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 1, maxSeconds: 7200, multiplier: 10}}"},
+		{"a back-off that stays as it is", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 5, maxSeconds: 5}}"},
+		{"a back-off of thirty-two steps", "Consumer", goodConsumer + "\nretryBackoff: {stepsSeconds: [" + many(31, "%d") + ", 7200]}"},
 		{"thirty-two subscriptions", "Consumer", "group: g\nsubscriptions: [" + many(32, "{topic: t%d, filter: {tag: x}}") + "]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -213,6 +227,8 @@ func TestImmutableFieldsStayAsTheyWereCreated(t *testing.T) {
 		{"the order of subscriptions means nothing", "Consumer", "group: g\nsubscriptions: [{topic: a}, {topic: b}]", "group: g\nsubscriptions: [{topic: b}, {topic: a}]", ""},
 		{"the driver is changed", "Consumer", goodConsumer + "\ndriver: ClientGo", goodConsumer + "\ndriver: Remoting", ""},
 		{"tls is set later", "Consumer", goodConsumer, goodConsumer + "\nconnection: {tls: {}}", ""},
+		{"the back-off is set later", "Consumer", goodConsumer, goodConsumer + "\nretryBackoff: {stepsSeconds: [0, 5]}", ""},
+		{"the back-off becomes one of another kind", "Consumer", goodConsumer + "\nretryBackoff: {stepsSeconds: [5]}", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 1, maxSeconds: 60}}", ""},
 		{"the numbers of a consumer are changed", "Consumer", goodConsumer, goodConsumer + "\nmaxInFlight: 10\nackDeadlineSeconds: 10", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

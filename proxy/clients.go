@@ -168,6 +168,7 @@ func windowSettings(spec registry.Spec) delivery.Settings {
 	return delivery.Settings{
 		AckDeadline: spec.Consumer.AckDeadline, MaxInFlight: spec.Consumer.MaxInFlight,
 		MaxInFlightBytes: spec.Consumer.MaxInFlightBytes, MaxDeliveryAttempts: spec.Consumer.MaxDeliveryAttempts,
+		RetryBackoff: spec.Consumer.RetryBackoff,
 	}
 }
 

@@ -149,6 +149,7 @@ const (
 	defaultMaxInFlight         = 256
 	defaultMaxInFlightBytes    = 64 << 20
 	defaultMaxDeliveryAttempts = 16
+	defaultMultiplier          = 2
 )
 
 // DrainTimeout is drainTimeoutSeconds, or its default.

@@ -75,6 +75,12 @@ type ConsumerSpec struct {
 	// +kubebuilder:validation:Maximum=100
 	MaxDeliveryAttempts int32 `json:"maxDeliveryAttempts,omitempty"`
 
+	// retryBackoff is when a message comes again that an application has nacked without naming a delay. What was not answered at all comes again at its ack
+	// deadline, whatever this says. The driver has the last word: Remoting takes at least 2 s, ClientGo the next longer of RocketMQ's 18 delays; the
+	// answer to the nack has the real one. Absent: at once, or as soon as the driver can.
+	// +optional
+	RetryBackoff *RetryBackoff `json:"retryBackoff,omitempty"`
+
 	// idleTimeoutSeconds stops the client when no receiver was there for so long, 0 to 604800 (a week); the next receiver starts it again. The driver
 	// ClientGo cannot, so it needs Remoting, or Auto with brokers of 5.0 or newer. Absent: 0, never.
 	// +optional
@@ -82,6 +88,55 @@ type ConsumerSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=604800
 	IdleTimeoutSeconds int32 `json:"idleTimeoutSeconds,omitempty"`
+}
+
+// RetryBackoff holds exactly one way to choose the delay before a message comes again.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.exponential) && has(self.stepsSeconds))",fieldPath=".stepsSeconds",message="retryBackoff: exponential and stepsSeconds exclude each other, keep one of them"
+// +kubebuilder:validation:XValidation:rule="has(self.exponential) || has(self.stepsSeconds)",message="retryBackoff must have exponential or stepsSeconds; leave retryBackoff out for redelivery at once"
+type RetryBackoff struct {
+	// exponential makes the delay grow with each delivery, up to a cap. Absent: see stepsSeconds.
+	// +optional
+	Exponential *ExponentialBackoff `json:"exponential,omitempty"`
+
+	// stepsSeconds are the delays after the first delivery, the second and so on, 1 to 32 of them, each 0 to 7200; the last one is for all that follow.
+	// Absent: see exponential.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:Minimum=0
+	// +kubebuilder:validation:items:Maximum=7200
+	StepsSeconds []int32 `json:"stepsSeconds,omitempty"`
+}
+
+// ExponentialBackoff is a delay that is multiplied with each delivery.
+//
+// +kubebuilder:validation:XValidation:rule="self.maxSeconds >= self.initialSeconds",fieldPath=".maxSeconds",message="maxSeconds must not be below initialSeconds"
+type ExponentialBackoff struct {
+	// initialSeconds is the delay after the first delivery, 1 to 7200.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=7200
+	InitialSeconds int32 `json:"initialSeconds"`
+
+	// maxSeconds is the longest delay, from initialSeconds to 7200.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=7200
+	MaxSeconds int32 `json:"maxSeconds"`
+
+	// multiplier is by how much the delay grows with each further delivery, 1 to 10. Absent: 2.
+	// +optional
+	// +default=2
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10
+	Multiplier int32 `json:"multiplier,omitempty"`
+}
+
+// MultiplierOrDefault is multiplier, or its default.
+func (e *ExponentialBackoff) MultiplierOrDefault() int {
+	return int(nonZeroOr(e.Multiplier, defaultMultiplier))
 }
 
 // Subscription is one topic and what of it is received.

@@ -11,11 +11,12 @@ import (
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/retry"
 )
 
 const (
 	// maxNackDelay is the longest delay that Nack asks for.
-	maxNackDelay = 2 * time.Hour
+	maxNackDelay = retry.MaxDelay
 	// answersAtOnce bounds the driver calls of one Nack or Modify that run side by side.
 	answersAtOnce = 8
 	// maxRounds bounds how often one call waits for other calls on the same token.
@@ -54,8 +55,10 @@ type operation struct {
 type answering struct {
 	index   int
 	content content
-	// asked is what the caller asked for: delay of a Nack, lease of a Modify; those two are clamped.
-	asked, delay, lease time.Duration
+	// asked is what the caller asked for: delay of a Nack, lease of a Modify; those two are clamped. The delay is set by claim when it is left to
+	// the window.
+	asked        SettlementItem
+	delay, lease time.Duration
 
 	// flight is the claimed one, nil for a delivery that this window has no record of; handle is what the driver is called with.
 	flight *flight
@@ -73,34 +76,39 @@ type answering struct {
 // Ack acknowledges. It answers one result per token, in order; many tokens make one call of the driver. It waits for that call: OK means
 // what Capabilities.AckConfirmed says. A repeated ack of a token is OK until the token's deadline; concurrent ones share one call.
 func (w *Window) Ack(ctx context.Context, tokens []string) []Result {
-	return w.answer(ctx, ActionAck, len(tokens), func(i int) (string, time.Duration) { return tokens[i], 0 })
+	return w.answer(ctx, ActionAck, len(tokens), func(i int) SettlementItem { return SettlementItem{Token: tokens[i]} })
 }
 
 // Nack gives deliveries back, to come again after about their delay (0 to 2 h; other values are clamped) with the attempt raised. The
 // results show the effective delays. A repeated nack of a token is OK until the token's deadline.
 func (w *Window) Nack(ctx context.Context, nacks []Nack) []Result {
-	return w.answer(ctx, ActionNack, len(nacks), func(i int) (string, time.Duration) { return nacks[i].Token, nacks[i].Delay })
+	return w.answer(ctx, ActionNack, len(nacks), func(i int) SettlementItem {
+		n := &nacks[i]
+		return SettlementItem{Token: n.Token, Duration: n.Delay, ByBackoff: n.ByBackoff, Reason: n.Reason}
+	})
 }
 
 // Modify moves deadlines to now + AckDeadline (1 s to MaxLease; other values are clamped). The results show the new tokens, which alone are
 // good from then on, and the real deadlines.
 func (w *Window) Modify(ctx context.Context, mods []Modify) []Result {
-	return w.answer(ctx, ActionModify, len(mods), func(i int) (string, time.Duration) { return mods[i].Token, mods[i].AckDeadline })
+	return w.answer(ctx, ActionModify, len(mods), func(i int) SettlementItem {
+		return SettlementItem{Token: mods[i].Token, Duration: mods[i].AckDeadline}
+	})
 }
 
 // answer is the way of all three: open and judge the tokens; ask the hosts that made those of others; claim, call the driver and settle for the rest,
 // which may be what a host that is gone has left.
-func (w *Window) answer(ctx context.Context, kind Action, n int, item func(int) (string, time.Duration)) []Result {
+func (w *Window) answer(ctx context.Context, kind Action, n int, item func(int) SettlementItem) []Result {
 	results := make([]Result, n)
 	todo := make([]*answering, 0, n)
 	space := make([]answering, n)
 	var away *errands
 	for i := range n {
-		token, d := item(i)
-		results[i].Token = token
+		asked := item(i)
+		results[i].Token = asked.Token
 		a := &space[i]
-		a.index, a.asked, a.delay, a.lease = i, d, min(max(d, 0), maxNackDelay), d
-		switch w.judge(token, a, &results[i]) {
+		a.index, a.asked, a.delay, a.lease = i, asked, min(max(asked.Duration, 0), maxNackDelay), asked.Duration
+		switch w.judge(asked.Token, a, &results[i]) {
 		case here:
 			todo = append(todo, a)
 		case elsewhere:
@@ -302,12 +310,23 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 			claimed = append(claimed, a)
 		}
 	}
-	if op.kind == ActionModify {
-		for _, a := range claimed {
+	for _, a := range claimed {
+		switch {
+		case op.kind == ActionModify:
 			a.lease = min(max(a.lease, minLease), w.settings.MaxLease)
+		case op.kind == ActionNack && a.asked.ByBackoff:
+			a.delay = w.settings.RetryBackoff.After(a.attempt())
 		}
 	}
 	return claimed, others
+}
+
+// attempt is which delivery of the message it is.
+func (a *answering) attempt() int {
+	if a.flight != nil {
+		return a.flight.msg.Attempt
+	}
+	return a.content.attempt
 }
 
 // endedLocked answers for a delivery that is not in flight any more although its token's deadline has not passed.
@@ -406,12 +425,14 @@ func (w *Window) settleOneLocked(kind Action, a *answering, r *Result, now int64
 	case a.err != nil:
 		over := w.explain(a.err, r)
 		if over && live {
+			w.reasons.put(f.msg, reasonExpired)
 			w.endLocked(f, voidLeaseOver, now)
 			e.ended(Lapsed, 1)
 		}
 	case kind == ActionAck:
 		r.set(OK, "")
 		if live {
+			w.reasons.forget(f.msg)
 			w.endLocked(f, notVoid, now)
 			e.ended(Acked, 1)
 		}
@@ -420,6 +441,7 @@ func (w *Window) settleOneLocked(kind Action, a *answering, r *Result, now int64
 		r.EffectiveDelay = a.effective
 		if live {
 			f.delay = a.effective
+			w.reasons.put(f.msg, nackReason(a.asked.Reason))
 			w.endLocked(f, voidNacked, now)
 			e.ended(Nacked, 1)
 		}
@@ -460,7 +482,7 @@ func (w *Window) renewLocked(f *flight, a *answering) {
 	f.lapsed = false
 	w.heap.reschedule(f, f.until)
 	a.live = true
-	a.content = content{id: f.id, generation: f.generation, deadline: f.until, handle: f.handle}
+	a.content = content{id: f.id, generation: f.generation, attempt: f.msg.Attempt, deadline: f.until, handle: f.handle}
 }
 
 // sealRenewed makes the new tokens, outside the lock. One of a delivery that this window has no record of says id 0: whoever gets it asks
@@ -473,7 +495,7 @@ func (w *Window) sealRenewed(claimed []*answering, results []Result) {
 		}
 		c := a.content
 		if !a.live {
-			c = content{deadline: w.steady(a.deadline), handle: a.renewed}
+			c = content{attempt: a.content.attempt, deadline: w.steady(a.deadline), handle: a.renewed}
 		}
 		token, err := w.sealer.sealContent(w.origin.prefix, &c)
 		if err != nil {

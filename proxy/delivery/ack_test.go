@@ -262,7 +262,7 @@ func TestDelaysAndLeasesAreClamped(t *testing.T) {
 				g := newRig(t, Settings{AckDeadline: time.Minute, MaxLease: 10 * time.Minute})
 				g.broker.put("m", 2, 1)
 				ds := receive(t, g.attach(t, ReceiverOptions{MaxMessages: 2}), 2)
-				n := one(g.Nack(t.Context(), []Nack{{ds[0].Token, c.given}}))
+				n := one(g.Nack(t.Context(), []Nack{{Token: ds[0].Token, Delay: c.given}}))
 				want(t, "effective delay", n.EffectiveDelay, c.delay)
 				m := one(g.Modify(t.Context(), []Modify{{ds[1].Token, c.given}}))
 				want(t, "real lease", time.Until(m.Deadline), c.base)
@@ -543,7 +543,7 @@ func TestManyTokensAreOneDriverCallAndNacksRunSideBySide(t *testing.T) {
 		g.broker.setOn(func(context.Context, string) error { time.Sleep(time.Second); return nil })
 		var nacks []Nack
 		for _, d := range ds[100:] {
-			nacks = append(nacks, Nack{d.Token, time.Hour})
+			nacks = append(nacks, Nack{Token: d.Token, Delay: time.Hour})
 		}
 		began := time.Now()
 		for i, r := range g.Nack(t.Context(), nacks) {
@@ -607,7 +607,7 @@ func TestSameTokenTwiceInOneCall(t *testing.T) {
 		for i, r := range g.Ack(t.Context(), []string{ds[0].Token, ds[0].Token}) {
 			wantOutcome(t, fmt.Sprint("ack ", i), r, OK)
 		}
-		for i, r := range g.Nack(t.Context(), []Nack{{ds[1].Token, time.Second}, {ds[1].Token, time.Second}}) {
+		for i, r := range g.Nack(t.Context(), []Nack{{Token: ds[1].Token, Delay: time.Second}, {Token: ds[1].Token, Delay: time.Second}}) {
 			wantOutcome(t, fmt.Sprint("nack ", i), r, OK)
 			want(t, "effective delay", r.EffectiveDelay, time.Second)
 		}

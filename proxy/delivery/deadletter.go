@@ -80,8 +80,11 @@ func (w *Window) nextGrave() (f *flight, left time.Duration, reason string) {
 		// It may have expired, or been given back, while it waited.
 		if left = time.Duration(f.until - w.now()); f.state == burying && left > 0 {
 			f.digging = true
-			limit := w.settings.MaxDeliveryAttempts
-			return f, left, fmt.Sprintf("delivered %d times without an acknowledgement (maxDeliveryAttempts is %d)", f.msg.Attempt-1, limit)
+			reason = fmt.Sprintf("delivered %d times without an acknowledgement (maxDeliveryAttempts is %d)", f.msg.Attempt-1, w.settings.MaxDeliveryAttempts)
+			if last := w.reasons.of(f.msg); last != "" {
+				reason += "; the last time: " + last
+			}
+			return f, left, reason
 		}
 	}
 	w.diggers--
@@ -96,6 +99,7 @@ func (w *Window) buried(f *flight, err error) {
 	f.digging = false
 	switch {
 	case err == nil:
+		w.reasons.forget(f.msg)
 		w.endLocked(f, notVoid, now)
 		e.ended(DeadLettered, 1)
 	case errors.Is(err, driver.ErrLeaseExpired) || f.lapsed || f.until <= now:

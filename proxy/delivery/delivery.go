@@ -68,11 +68,19 @@ type Result struct {
 	EffectiveDelay time.Duration
 }
 
-// Nack asks to give one delivery back, to come again after Delay.
+// Nack asks to give one delivery back.
 type Nack struct {
 	Token string
+	// Delay is after how long it comes again.
 	Delay time.Duration
+	// ByBackoff leaves the delay to Settings.RetryBackoff; Delay is not looked at then.
+	ByBackoff bool
+	// Reason is why, for people; empty = nothing is said. It is cut to MaxNackReasonBytes.
+	Reason string
 }
+
+// MaxNackReasonBytes bounds the reason of a Nack.
+const MaxNackReasonBytes = 512
 
 // Modify asks to move one delivery's deadline to now + AckDeadline.
 type Modify struct {

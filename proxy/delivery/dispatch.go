@@ -249,9 +249,13 @@ func (w *Window) receiveLocked(c *class, m *driver.Received, tooMany bool, now i
 		return
 	}
 	w.lastID++
+	dead := w.settings.MaxDeliveryAttempts > 0 && m.Attempt > w.settings.MaxDeliveryAttempts
+	if !dead {
+		w.reasons.annotate(m)
+	}
 	f := &flight{id: w.lastID, msg: m, bytes: m.Bytes(), class: c, handle: m.Handle, deadline: m.Deadline, until: until, slot: -1}
 	f.stale, f.crowded = now+(until-now)/2, now+(until-now)/4
-	if limit := w.settings.MaxDeliveryAttempts; limit > 0 && m.Attempt > limit {
+	if dead {
 		w.buryLocked(f, e)
 		return
 	}

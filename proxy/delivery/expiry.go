@@ -168,6 +168,9 @@ func (w *Window) lapseLocked(f *flight, now int64, e *effects) {
 		w.heap.remove(f)
 		return
 	}
+	if f.state >= taken {
+		w.reasons.put(f.msg, reasonExpired)
+	}
 	w.endLocked(f, voidShortened, now)
 	e.ended(Lapsed, 1)
 }

@@ -25,6 +25,7 @@ type fakeBroker struct {
 	changed chan struct{}
 
 	acked, dead map[string]int
+	reasons     []string       // of dead letters
 	delivered   map[string]int // by Fetch
 	givenBack   int
 	ackCalls    int
@@ -284,6 +285,7 @@ func (b *fakeBroker) DeadLetter(ctx context.Context, m *driver.Received, reason 
 	s, err := b.takeLocked(m.Handle)
 	if err == nil {
 		b.dead[s.msg.ID]++
+		b.reasons = append(b.reasons, reason)
 	}
 	return err
 }

@@ -265,7 +265,7 @@ func TestOnMemory_ExhaustedMessagesAreInTheDeadLetterTopic(t *testing.T) {
 		if err != nil || len(letters) != 3 {
 			t.Fatalf("%d dead letters (%v), want 3", len(letters), err)
 		}
-		if reason := letters[0].Properties[driver.PropertyDeadLetterReason]; reason != "delivered 2 times without an acknowledgement (maxDeliveryAttempts is 2)" {
+		if reason := letters[0].Properties[driver.PropertyDeadLetterReason]; reason != "delivered 2 times without an acknowledgement (maxDeliveryAttempts is 2); the last time: lease expired" {
 			t.Errorf("reason %q", reason)
 		}
 		if n := m.waiting(t); n != 0 {

@@ -223,7 +223,7 @@ func (m *model) nack() {
 	var nacks []Nack
 	for _, token := range m.someTokens(2) {
 		if !m.ackedOK[m.out[token].ID] {
-			nacks = append(nacks, Nack{token, time.Duration(m.rnd.IntN(10)) * time.Second})
+			nacks = append(nacks, Nack{Token: token, Delay: time.Duration(m.rnd.IntN(10)) * time.Second})
 		}
 	}
 	for _, r := range m.g.Nack(m.t.Context(), nacks) {

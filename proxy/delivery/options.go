@@ -10,6 +10,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/retry"
 )
 
 // ErrDraining is the answer of Attach after Drain or Close has begun: look for another host.
@@ -25,6 +26,9 @@ type Settings struct {
 	MaxInFlightBytes int64
 	// MaxDeliveryAttempts: a message with a higher attempt number goes to the dead-letter topic and to no receiver; 0 = no limit.
 	MaxDeliveryAttempts int
+	// RetryBackoff is the delay of a Nack that leaves it to the window. What was not answered comes again when its lease ends, whatever this says: the
+	// broker ends leases, and knows nothing of it.
+	RetryBackoff retry.Backoff
 	// MaxLease is the longest lease that Modify and receivers may ask for; 0 = the driver's Capabilities.MaxLease.
 	MaxLease time.Duration
 }

@@ -38,11 +38,14 @@ type SettlementItem struct {
 	Token string
 	// Duration is the delay of a Nack, or the time from now to the new deadline of a Modify.
 	Duration time.Duration
+	// ByBackoff and Reason are those of a Nack.
+	ByBackoff bool
+	Reason    string
 }
 
 // Settle answers what the window of another host asks; see Peers. It is Ack, Nack or Modify.
 func (w *Window) Settle(ctx context.Context, s Settlement) []Result {
-	return w.answer(ctx, s.Action, len(s.Items), func(i int) (string, time.Duration) { return s.Items[i].Token, s.Items[i].Duration })
+	return w.answer(ctx, s.Action, len(s.Items), func(i int) SettlementItem { return s.Items[i] })
 }
 
 // maxItems is how many tokens one question has, at most: as many as a call. A stream's acknowledgements gather to more than that, and one question with
@@ -112,7 +115,7 @@ func (w *Window) runErrand(ctx context.Context, kind Action, r *errand, results 
 	defer w.end(op)
 	s := Settlement{ConsumerUID: w.origin.ConsumerUID, Action: kind, Items: make([]SettlementItem, len(r.items))}
 	for i, a := range r.items {
-		s.Items[i] = SettlementItem{Token: results[a.index].Token, Duration: a.asked}
+		s.Items[i] = a.asked
 	}
 	answers, err := w.peers.Settle(op.ctx, r.from.Host, r.from.Incarnation, s)
 	switch {

@@ -233,7 +233,7 @@ func (r *Receiver) takeLocked(maxMessages int, maxBytes int64) (flights []*fligh
 			r.taken.push(f)
 			f.tokenUntil = f.until
 			flights = append(flights, f)
-			contents = append(contents, taking{content{id: f.id, generation: f.generation, deadline: f.until, handle: f.handle}, f.deadline})
+			contents = append(contents, taking{content{id: f.id, generation: f.generation, attempt: f.msg.Attempt, deadline: f.until, handle: f.handle}, f.deadline})
 		}
 	}
 	if r.queue.n > 0 {

@@ -6,6 +6,7 @@ package delivery
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
@@ -18,6 +19,8 @@ type content struct {
 	id uint64
 	// generation counts the deadlines that this delivery has had; only the newest one's token is good.
 	generation uint32
+	// attempt is which delivery of the message it is, for a nack by back-off where the maker cannot be asked; 0 = the first, or not known.
+	attempt int
 	// deadline in nanoseconds of the maker's steady clock (see Window.now), which is the Unix time unless its wall clock was set. Another window
 	// takes it for no more than that: see clockTolerance.
 	deadline int64
@@ -55,8 +58,15 @@ func (c *content) appendRest(b []byte) []byte {
 	b = binary.AppendUvarint(b, c.id)
 	b = binary.AppendUvarint(b, uint64(c.generation))
 	b = binary.AppendVarint(b, c.deadline)
+	if c.attempt > 1 {
+		b = binary.AppendUvarint(append(b, attemptMark), uint64(c.attempt))
+	}
 	return append(b, c.handle...)
 }
+
+// attemptMark stands before the attempt, which is there above 1 only: most tokens look as they did before there was one, so that hosts of both
+// releases understand them. No handle begins with it; handles are text.
+const attemptMark = 0
 
 // parseContent reads what appendRest and newOrigin wrote. It was authenticated already, so that a failure means another version's content.
 func parseContent(b []byte, ours *origin) (c content, err error) {
@@ -72,6 +82,10 @@ func parseContent(b []byte, ours *origin) (c content, err error) {
 	generation := r.uvarint()
 	c.generation = uint32(generation)
 	c.deadline = r.varint()
+	if len(r.b) > 0 && r.b[0] == attemptMark {
+		r.b = r.b[1:]
+		c.attempt = int(min(r.uvarint(), math.MaxInt32))
+	}
 	c.handle = driver.Handle(r.b)
 	if r.bad || uint64(c.generation) != generation {
 		return content{}, errNotAToken

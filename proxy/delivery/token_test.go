@@ -35,6 +35,8 @@ func TestATokenSaysWhatWasSealed(t *testing.T) {
 		{"an empty handle", ours, content{id: 1}},
 		{"large numbers", ours, content{id: 1 << 63, generation: 1<<32 - 1, deadline: -1, handle: "ü\x00\n"}},
 		{"the longest handle", ours, content{id: 1, handle: driver.Handle(strings.Repeat("h", 6000))}},
+		{"a later attempt", ours, content{id: 1, attempt: 2, handle: "h"}},
+		{"a late attempt of another host's", other, content{id: 7, generation: 1, attempt: 1 << 20, deadline: 1 << 60, handle: "h"}},
 		{"another host's", other, content{id: 7, deadline: 1 << 60, handle: "h"}},
 	}
 	for _, c := range cases {

@@ -93,6 +93,9 @@ type lockedState struct {
 	buryingN     int
 	buryingBytes int64
 
+	// reasons are why messages that come again failed the last time.
+	reasons reasons
+
 	ops        map[*operation]struct{}
 	givingBack int
 	totals     [len(allEndings)]int

@@ -22,6 +22,14 @@ const (
 	PropertyDeadLetterMessageID = "DLQ_ORIGIN_MESSAGE_ID"
 )
 
+// Properties of a message that has been delivered before. They are made when it is delivered and not stored in RocketMQ.
+const (
+	// PropertyRetryAttempt is which delivery it is, in decimal, from 2.
+	PropertyRetryAttempt = "PROXY_RETRY_ATTEMPT"
+	// PropertyRetryReason is why the last delivery failed, where the host that delivers knows: the reason of a nack, or that the lease expired.
+	PropertyRetryReason = "PROXY_RETRY_REASON"
+)
+
 // Names that RocketMQ gives a meaning and that drivers set or read themselves.
 const (
 	PropertyID   = "UNIQ_KEY"
@@ -105,13 +113,15 @@ func StoredProperties(m *Message) map[string]string {
 }
 
 // CutReason shortens reason to MaxReasonBytes without breaking a character.
-func CutReason(reason string) string {
-	if len(reason) <= MaxReasonBytes {
-		return reason
+func CutReason(reason string) string { return CutText(reason, MaxReasonBytes) }
+
+// CutText shortens text to that many bytes without breaking a character.
+func CutText(text string, n int) string {
+	if len(text) <= n {
+		return text
 	}
-	n := MaxReasonBytes
-	for n > 0 && !utf8.RuneStart(reason[n]) {
+	for n > 0 && !utf8.RuneStart(text[n]) {
 		n--
 	}
-	return reason[:n]
+	return text[:n]
 }

@@ -24,7 +24,7 @@ func encodeSettlement(id []byte, whom process, s delivery.Settlement) ([]byte, e
 		Items: make([]*pb.Settlement_Item, len(s.Items)),
 	}
 	for i, item := range s.Items {
-		q.Items[i] = &pb.Settlement_Item{Token: item.Token}
+		q.Items[i] = &pb.Settlement_Item{Token: item.Token, ByBackoff: item.ByBackoff, Reason: item.Reason}
 		if item.Duration != 0 {
 			q.Items[i].Duration = durationpb.New(item.Duration)
 		}
@@ -45,7 +45,9 @@ func decodeSettlement(b []byte) (*pb.Settlement, delivery.Settlement, error) {
 	s.ConsumerUID, s.Action = q.GetConsumerUid(), delivery.Action(q.GetAction()-1)
 	s.Items = make([]delivery.SettlementItem, len(q.GetItems()))
 	for i, item := range q.GetItems() {
-		s.Items[i] = delivery.SettlementItem{Token: item.GetToken(), Duration: item.GetDuration().AsDuration()}
+		s.Items[i] = delivery.SettlementItem{
+			Token: item.GetToken(), Duration: item.GetDuration().AsDuration(), ByBackoff: item.GetByBackoff(), Reason: item.GetReason(),
+		}
 	}
 	return q, s, nil
 }

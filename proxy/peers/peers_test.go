@@ -234,7 +234,7 @@ func TestAHostAnswersWithTheWindowThatMadeTheToken(t *testing.T) {
 		{Outcome: delivery.Invalid, Detail: "not a token"},
 	}
 	w := newWorld(t, results...)
-	items := []delivery.SettlementItem{{Token: "t1", Duration: time.Minute}, {Token: "t2"}, {Token: "t3", Duration: -time.Second}, {}}
+	items := []delivery.SettlementItem{{Token: "t1", Duration: time.Minute}, {Token: "t2", ByBackoff: true, Reason: "why"}, {Token: "t3", Duration: -time.Second}, {}}
 	for _, action := range []delivery.Action{delivery.ActionAck, delivery.ActionNack, delivery.ActionModify} {
 		got, err := w.ask("2", action, items...)
 		w.want("a question", err, nil, peers.Answered)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/retry"
 )
 
 // Kind is the kind of object that an entry belongs to.
@@ -70,6 +71,7 @@ type ConsumerSpec struct {
 	MaxInFlight         int
 	MaxInFlightBytes    int64
 	MaxDeliveryAttempts int
+	RetryBackoff        retry.Backoff
 }
 
 // Connection is where the client connects to.

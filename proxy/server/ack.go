@@ -5,7 +5,9 @@ package server
 
 import (
 	"context"
+	"strings"
 	"time"
+	"unicode"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -110,9 +112,23 @@ func nacksOf(entries []*pb.NackEntry) ([]delivery.Nack, error) {
 		if delay < 0 || delay > maxNackDelay {
 			return nil, invalid(indexed("nacks", i, "delay"), "it is %s; it must be 0s to %s", delay, maxNackDelay)
 		}
-		out[i] = delivery.Nack{Token: e.GetAckToken(), Delay: delay}
+		if err := checkReason(indexed("nacks", i, "reason"), e.GetReason()); err != nil {
+			return nil, err
+		}
+		out[i] = delivery.Nack{Token: e.GetAckToken(), Delay: delay, ByBackoff: e.GetDelay() == nil, Reason: e.GetReason()}
 	}
 	return out, nil
+}
+
+// checkReason refuses what would not fit into a message's property.
+func checkReason(field, reason string) error {
+	if len(reason) > delivery.MaxNackReasonBytes {
+		return invalid(field, "it has %d bytes; it may have %d", len(reason), delivery.MaxNackReasonBytes)
+	}
+	if i := strings.IndexFunc(reason, unicode.IsControl); i >= 0 {
+		return invalid(field, "byte %d is a control character; write plain text on one line", i)
+	}
+	return nil
 }
 
 func modificationsOf(entries []*pb.ModifyEntry) ([]delivery.Modify, error) {

@@ -271,6 +271,14 @@ func TestBadReceiverCalls(t *testing.T) {
 			_, err := r.Consumers().Nack(ctx, &pb.NackRequest{Namespace: "shop", Consumer: "billing", Nacks: []*pb.NackEntry{{Delay: seconds(7201)}}})
 			return err
 		}, codes.InvalidArgument, "nacks[0].delay"},
+		"nack with too long a reason": {func() error {
+			_, err := r.Consumers().Nack(ctx, &pb.NackRequest{Namespace: "shop", Consumer: "billing", Nacks: []*pb.NackEntry{{Reason: strings.Repeat("x", 513)}}})
+			return err
+		}, codes.InvalidArgument, "nacks[0].reason"},
+		"nack with a reason on two lines": {func() error {
+			_, err := r.Consumers().Nack(ctx, &pb.NackRequest{Namespace: "shop", Consumer: "billing", Nacks: []*pb.NackEntry{{}, {Reason: "a\nb"}}})
+			return err
+		}, codes.InvalidArgument, "nacks[1].reason"},
 		"modify without a deadline": {func() error {
 			_, err := r.Consumers().ModifyAckDeadline(ctx, &pb.ModifyAckDeadlineRequest{Namespace: "shop", Consumer: "billing", Modifications: []*pb.ModifyEntry{{}}})
 			return err

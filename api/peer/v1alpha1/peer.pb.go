@@ -364,7 +364,11 @@ type Settlement_Item struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Token string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// duration is the delay of a nack, or the time to the new deadline.
-	Duration      *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
+	// by_backoff: the delay of a nack is what the Consumer's retryBackoff says, and duration means nothing. A host of an earlier release takes 0.
+	ByBackoff bool `protobuf:"varint,3,opt,name=by_backoff,json=byBackoff,proto3" json:"by_backoff,omitempty"`
+	// reason is why a delivery is nacked.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -411,6 +415,20 @@ func (x *Settlement_Item) GetDuration() *durationpb.Duration {
 		return x.Duration
 	}
 	return nil
+}
+
+func (x *Settlement_Item) GetByBackoff() bool {
+	if x != nil {
+		return x.ByBackoff
+	}
+	return false
+}
+
+func (x *Settlement_Item) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 // Result is what the window said about one token.
@@ -498,7 +516,7 @@ const file_peer_v1alpha1_peer_proto_rawDesc = "" +
 	"\rSettleRequest\x12\x16\n" +
 	"\x06sealed\x18\x01 \x01(\fR\x06sealed\"(\n" +
 	"\x0eSettleResponse\x12\x16\n" +
-	"\x06sealed\x18\x01 \x01(\fR\x06sealed\"\xae\x03\n" +
+	"\x06sealed\x18\x01 \x01(\fR\x06sealed\"\xe6\x03\n" +
 	"\n" +
 	"Settlement\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
@@ -506,10 +524,13 @@ const file_peer_v1alpha1_peer_proto_rawDesc = "" +
 	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x12!\n" +
 	"\fconsumer_uid\x18\x04 \x01(\tR\vconsumerUid\x12G\n" +
 	"\x06action\x18\x05 \x01(\x0e2/.rocketmq.proxy.peer.v1alpha1.Settlement.ActionR\x06action\x12C\n" +
-	"\x05items\x18\x06 \x03(\v2-.rocketmq.proxy.peer.v1alpha1.Settlement.ItemR\x05items\x1aS\n" +
+	"\x05items\x18\x06 \x03(\v2-.rocketmq.proxy.peer.v1alpha1.Settlement.ItemR\x05items\x1a\x8a\x01\n" +
 	"\x04Item\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x125\n" +
-	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\"T\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x1d\n" +
+	"\n" +
+	"by_backoff\x18\x03 \x01(\bR\tbyBackoff\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"T\n" +
 	"\x06Action\x12\x16\n" +
 	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +

@@ -1214,8 +1214,11 @@ func (x *AckRequest) GetAckTokens() []string {
 type NackEntry struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	AckToken string                 `protobuf:"bytes,1,opt,name=ack_token,json=ackToken,proto3" json:"ack_token,omitempty"`
-	// delay before it comes again: 0 to 2 h.
-	Delay         *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
+	// delay before it comes again: 0 to 2 h. Left out (which is not 0): what the Consumer's retryBackoff says for this attempt. The result has the real one.
+	Delay *durationpb.Duration `protobuf:"bytes,2,opt,name=delay,proto3" json:"delay,omitempty"`
+	// reason is why, for people: at most 512 bytes without control characters. It is in the property PROXY_RETRY_REASON of the next delivery where the host
+	// that delivers it knows it, and in the dead letter.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1262,6 +1265,13 @@ func (x *NackEntry) GetDelay() *durationpb.Duration {
 		return x.Delay
 	}
 	return nil
+}
+
+func (x *NackEntry) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type NackRequest struct {
@@ -1677,10 +1687,11 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12\x1d\n" +
 	"\n" +
-	"ack_tokens\x18\x03 \x03(\tR\tackTokens\"Y\n" +
+	"ack_tokens\x18\x03 \x03(\tR\tackTokens\"q\n" +
 	"\tNackEntry\x12\x1b\n" +
 	"\tack_token\x18\x01 \x01(\tR\backToken\x12/\n" +
-	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\"\x81\x01\n" +
+	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x81\x01\n" +
 	"\vNackRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x128\n" +

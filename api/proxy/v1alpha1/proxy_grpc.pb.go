@@ -207,7 +207,7 @@ type ConsumerServiceClient interface {
 	Pull(ctx context.Context, in *PullRequest, opts ...grpc.CallOption) (*PullResponse, error)
 	// Ack acknowledges deliveries: they do not come again. One result per token, in order; a bad token never spoils the others.
 	Ack(ctx context.Context, in *AckRequest, opts ...grpc.CallOption) (*AckResponse, error)
-	// Nack gives deliveries back: they come again after their delay, with delivery_attempt raised.
+	// Nack gives deliveries back: they come again after their delay, or the Consumer's retryBackoff, with delivery_attempt raised.
 	Nack(ctx context.Context, in *NackRequest, opts ...grpc.CallOption) (*AckResponse, error)
 	// ModifyAckDeadline moves the deadline of deliveries to now + ack_deadline and answers a new token for each; only the new token is valid.
 	ModifyAckDeadline(ctx context.Context, in *ModifyAckDeadlineRequest, opts ...grpc.CallOption) (*AckResponse, error)
@@ -286,7 +286,7 @@ type ConsumerServiceServer interface {
 	Pull(context.Context, *PullRequest) (*PullResponse, error)
 	// Ack acknowledges deliveries: they do not come again. One result per token, in order; a bad token never spoils the others.
 	Ack(context.Context, *AckRequest) (*AckResponse, error)
-	// Nack gives deliveries back: they come again after their delay, with delivery_attempt raised.
+	// Nack gives deliveries back: they come again after their delay, or the Consumer's retryBackoff, with delivery_attempt raised.
 	Nack(context.Context, *NackRequest) (*AckResponse, error)
 	// ModifyAckDeadline moves the deadline of deliveries to now + ack_deadline and answers a new token for each; only the new token is valid.
 	ModifyAckDeadline(context.Context, *ModifyAckDeadlineRequest) (*AckResponse, error)
