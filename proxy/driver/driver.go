@@ -170,12 +170,20 @@ type Producer interface {
 	// Send stores msgs, all of one topic, at least one, and answers one result per message in the same order. It returns by ctx's
 	// end. It never panics on bad input: each message has its own error. More than one message may be stored in one request (all or
 	// none of that request); Limits says what fits in one.
+	//
+	// Messages with a sharding key go to the queue that Shard names, and to no other: when it cannot be reached they fail. Those with equal keys are
+	// stored in their order, and after one of a key failed the later ones of that key in this call are not stored: their error is EarlierFailed. Calls
+	// that run at the same time have no order between them.
 	Send(ctx context.Context, topic string, msgs []*Message) []SendResult
 
 	// Recall cancels a message that was to be delivered later, by the handle that its Send answered, and answers its id. Cancelling again answers the
 	// same. Errors: Unsupported (Capabilities.Recall, or switched off at the broker), InvalidHandle (not a handle of a message of one of this
 	// producer's topics), TooLate (it was delivered, or the broker does not have it), or a retryable one.
 	Recall(ctx context.Context, handle string) (messageID string, err error)
+
+	// Lane says which keys go to one queue at present, as far as is known without asking: equal numbers, from 0. It does not block. What is sent
+	// together should be of one lane, because each queue costs a request; nothing else depends on it.
+	Lane(topic, key string) int
 
 	// Limits says how many messages and bytes (bodies + properties) one Send may carry to the broker in a single request.
 	Limits() BatchLimits
@@ -278,6 +286,8 @@ type Message struct {
 	Body       []byte
 	// When is when consumers get it; the zero value = at once.
 	When When
+	// ShardingKey: messages of one topic with equal keys go to one queue, in the order of their sending; see Producer.Send. Empty = any queue.
+	ShardingKey string
 }
 
 // Received is one leased message.
@@ -298,7 +308,7 @@ type Received struct {
 
 // Bytes is the size that counts against credits: body, properties, keys and tag.
 func (m *Message) Bytes() int64 {
-	n := len(m.Body) + len(m.Tag) + len(m.ID)
+	n := len(m.Body) + len(m.Tag) + len(m.ID) + len(m.ShardingKey)
 	for _, k := range m.Keys {
 		n += len(k)
 	}

@@ -25,6 +25,9 @@ const (
 	// Throttled: the broker refuses for load.
 	Throttled Reason = "BrokerBusy"
 
+	// EarlierFailed: an earlier message of the same call and sharding key was not stored, so that this one would have overtaken it; send both again.
+	EarlierFailed Reason = "EarlierMessageFailed"
+
 	// GroupHasClassicMembers: clients that do not pop are in the group, whose messages a popping Consumer must not share; it works when they
 	// have left.
 	GroupHasClassicMembers Reason = "GroupHasClassicMembers"
@@ -108,7 +111,7 @@ func ReasonOf(err error) Reason {
 // Retryable reports whether the same call may work later without a change of object or message.
 func Retryable(err error) bool {
 	switch ReasonOf(err) {
-	case Unavailable, NotReplicated, Timeout, Closed, Throttled, GroupHasClassicMembers:
+	case Unavailable, NotReplicated, Timeout, Closed, Throttled, GroupHasClassicMembers, EarlierFailed:
 		return true
 	default:
 		return false

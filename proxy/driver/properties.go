@@ -56,7 +56,7 @@ var reserved = map[string]struct{}{
 	"CONSUME_START_TIME": {}, "_SYS_MSG_PRIORITY_": {}, "INNER_NUM": {}, "INNER_BASE": {}, "DUP_INFO": {},
 	"CHECK_IMMUNITY_TIME_IN_SECONDS": {}, "TRAN_PREPARED_QUEUE_OFFSET": {}, "__transactionId__": {}, "TRANSACTION_CHECK_TIMES": {},
 	"INSTANCE_ID": {}, "CORRELATION_ID": {}, "REPLY_TO_CLIENT": {}, "TTL": {}, "ARRIVE_TIME": {}, "PUSH_REPLY_TIME": {}, "CLUSTER": {},
-	"MSG_TYPE": {}, "POP_CK": {}, "POP_CK_OFFSET": {}, "1ST_POP_TIME": {}, "__SHARDINGKEY": {}, "SHARDING_KEY": {}, "__LITE_TOPIC": {},
+	"MSG_TYPE": {}, "POP_CK": {}, "POP_CK_OFFSET": {}, "1ST_POP_TIME": {}, PropertyShardingKey: {}, "SHARDING_KEY": {}, "__LITE_TOPIC": {},
 	"PROPERTY_FORWARD_QUEUE_ID": {}, "REDIRECT": {}, "INNER_MULTI_DISPATCH": {}, "INNER_MULTI_QUEUE_OFFSET": {}, "TRACE_CONTEXT": {},
 	"TIMER_DELAY_SEC": {}, "TIMER_DELIVER_MS": {}, "TIMER_DELAY_MS": {}, "TIMER_ENQUEUE_MS": {}, "TIMER_DEQUEUE_MS": {}, "TIMER_ROLL_TIMES": {},
 	"TIMER_OUT_MS": {}, "TIMER_DEL_UNIQKEY": {}, "TIMER_ROLL_LABEL": {}, "TIMER_DELAY_LEVEL": {}, "__STARTDELIVERTIME": {},
@@ -100,7 +100,7 @@ func OrdinaryProperties(stored map[string]string) map[string]string {
 
 // StoredProperties are the properties under which RocketMQ keeps m; the map is the caller's.
 func StoredProperties(m *Message) map[string]string {
-	properties := make(map[string]string, len(m.Properties)+3)
+	properties := make(map[string]string, len(m.Properties)+4)
 	maps.Copy(properties, m.Properties)
 	properties[PropertyID] = m.ID
 	if m.Tag != "" {
@@ -108,6 +108,9 @@ func StoredProperties(m *Message) map[string]string {
 	}
 	if len(m.Keys) > 0 {
 		properties[PropertyKeys] = strings.Join(m.Keys, keySeparator)
+	}
+	if m.ShardingKey != "" {
+		properties[PropertyShardingKey] = m.ShardingKey
 	}
 	return properties
 }

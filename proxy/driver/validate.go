@@ -22,7 +22,7 @@ const (
 
 // ValidateMessage checks m against the rules of RocketMQ that brokers enforce late, badly or by dropping data in silence. maxBytes bounds
 // m.Bytes(); 0 = no limit. The error is an *Error with reason InvalidMessage whose Field is relative to the message: "topic", "id", "tag",
-// "keys[2]", "body", "delay", "deliver_at", "properties" or "properties[NAME]".
+// "keys[2]", "sharding_key", "body", "delay", "deliver_at", "properties" or "properties[NAME]".
 func ValidateMessage(m *Message, maxBytes int) error {
 	if m == nil {
 		return Errorf(InvalidMessage, "", "the message is missing")
@@ -30,7 +30,7 @@ func ValidateMessage(m *Message, maxBytes int) error {
 	if err := ValidateTopic(m.Topic); err != nil {
 		return err
 	}
-	for _, check := range []func(*Message) error{validateID, validateTag, validateKeys, validateProperties, validateWhen} {
+	for _, check := range []func(*Message) error{validateID, validateTag, validateKeys, validateShardingKey, validateProperties, validateWhen} {
 		if err := check(m); err != nil {
 			return err
 		}
@@ -39,7 +39,7 @@ func ValidateMessage(m *Message, maxBytes int) error {
 		return Errorf(InvalidMessage, "body", "the body is empty; RocketMQ refuses messages without a body: send at least one byte")
 	}
 	if size := m.Bytes(); maxBytes > 0 && size > int64(maxBytes) {
-		return Errorf(InvalidMessage, "body", "the message has %d bytes (body, properties, keys, tag and id together), the limit is %d", size, maxBytes)
+		return Errorf(InvalidMessage, "body", "the message has %d bytes (body, properties, keys, sharding key, tag and id together), the limit is %d", size, maxBytes)
 	}
 	return nil
 }
@@ -102,7 +102,10 @@ func validateKeys(m *Message) error {
 func keyField(i int) string { return "keys[" + strconv.Itoa(i) + "]" }
 
 func validateProperties(m *Message) error {
-	size := len(m.ID) + len(m.Tag) + len("UNIQ_KEY") + len("TAGS") + len("KEYS") + 6
+	size := len(m.ID) + len(m.Tag) + len(PropertyID) + len(PropertyTag) + len(PropertyKeys) + 6
+	if m.ShardingKey != "" {
+		size += len(PropertyShardingKey) + len(m.ShardingKey) + 2
+	}
 	for _, key := range m.Keys {
 		size += len(key) + 1
 	}
@@ -119,7 +122,7 @@ func validateProperties(m *Message) error {
 		}
 	}
 	if size > MaxPropertyBytes {
-		return Errorf(InvalidMessage, "properties", "properties, keys, tag and id have %d bytes, the limit is %d; put large data into the body", size, MaxPropertyBytes)
+		return Errorf(InvalidMessage, "properties", "properties, keys, sharding key, tag and id have %d bytes, the limit is %d; put large data into the body", size, MaxPropertyBytes)
 	}
 	return nil
 }
@@ -133,6 +136,8 @@ func propertyError(name, value string) error {
 		problem = "the name belongs to RocketMQ; set the message's tag instead"
 	case name == PropertyKeys:
 		problem = "the name belongs to RocketMQ; set the message's keys instead"
+	case name == PropertyShardingKey:
+		problem = "the name belongs to RocketMQ; set the message's sharding_key instead"
 	case name == PropertyID:
 		problem = "the name belongs to RocketMQ; set the message's id instead"
 	case ReservedProperty(name):

@@ -26,6 +26,7 @@ func newArrival(m *primitive.MessageExt, l loop, topic, namespace string) *arriv
 			Message: driver.Message{
 				ID: m.MsgId, Topic: wire.WithoutNamespace(namespace, topic), Tag: properties[driver.PropertyTag], Body: m.Body,
 				Keys: driver.SplitKeys(properties[driver.PropertyKeys]), Properties: driver.OrdinaryProperties(properties),
+				ShardingKey: properties[driver.PropertyShardingKey],
 			},
 			BornTime: time.UnixMilli(m.BornTimestamp), StoreTime: time.UnixMilli(m.StoreTimestamp),
 			Broker: l.BrokerName, Queue: l.QueueId, Offset: m.QueueOffset,

@@ -44,6 +44,8 @@ type producer struct {
 	watching sync.WaitGroup
 	// line is the brokers', as it was found for the first message that was to be delivered later; nil = not asked yet.
 	line atomic.Pointer[choice.Line]
+	// shards are where messages with a sharding key may go.
+	shards shards
 }
 
 // OpenProducer implements driver.Driver.
@@ -78,7 +80,18 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 func (p *producer) prove(ctx context.Context) error {
 	w := wire.New(p.cfg.Connection, wire.Options{})
 	defer w.Close()
-	return newProver(w, p.cfg.Connection).Producer(ctx, p.cfg.Group, p.cfg.Topics)
+	pr := newProver(w, p.cfg.Connection)
+	if err := pr.Producer(ctx, p.cfg.Group, p.cfg.Topics); err != nil {
+		return err
+	}
+	return proof.All(ctx, len(p.cfg.Topics), func(ctx context.Context, i int) error {
+		route, err := pr.Route(ctx, "", p.cfg.Topics[i])
+		if err != nil && driver.ReasonOf(err) == driver.TopicNotFound {
+			return nil // the broker makes it with the first message
+		}
+		p.shards.learn(p.cfg.Topics[i], route, pr.Name(p.cfg.Topics[i]))
+		return err
+	})
 }
 
 // check is the running client's: what prove does but for the question whether each topic may be written, which brokers log as a wrong request.
@@ -94,6 +107,7 @@ func (p *producer) check(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		p.shards.learn(p.cfg.Topics[i], route, pr.Name(p.cfg.Topics[i]))
 		for _, q := range proof.Brokers(route.Writable(pr.Name(p.cfg.Topics[i]))) {
 			if err := w.HeartBeat(ctx, q.Address, wire.Heartbeat{ClientID: string(p.cfg.ClientID)}); err != nil {
 				return wire.Errorf(err, "ask broker %s", q.Broker)
@@ -199,12 +213,18 @@ func (p *producer) shutdown() error {
 	return err
 }
 
-// selector takes the queues in turn. It passes by the broker that a message should avoid, and writes down what it chose: the library hands on
-// the pointer in Message.Queue, and reads it with its own manual selector only.
+// selector takes the queues in turn, unless it is told one. It passes by the broker that a message should avoid, and writes down what it chose: the library
+// hands on the pointer in Message.Queue, and reads it with its own manual selector only.
 type selector struct{ turn atomic.Uint32 }
 
-// choice is how a try tells the selector what to avoid, and learns what it chose. It travels as the Message's Queue.
-func newChoice(avoid string) *primitive.MessageQueue { return &primitive.MessageQueue{Topic: avoid} }
+// newChoice is how a try tells the selector what to avoid, and learns what it chose. It travels as the Message's Queue. With a shard the choice is made: it
+// names the broker already.
+func newChoice(avoid string, shard *wire.Queue) *primitive.MessageQueue {
+	if shard != nil {
+		return &primitive.MessageQueue{BrokerName: shard.Broker, QueueId: shard.ID}
+	}
+	return &primitive.MessageQueue{Topic: avoid}
+}
 
 // Select implements the library's QueueSelector.
 func (s *selector) Select(m *primitive.Message, queues []*primitive.MessageQueue, _ string) *primitive.MessageQueue {
@@ -213,6 +233,9 @@ func (s *selector) Select(m *primitive.Message, queues []*primitive.MessageQueue
 	}
 	at := int(s.turn.Add(1)) % len(queues)
 	if c := m.Queue; c != nil {
+		if c.BrokerName != "" {
+			return &primitive.MessageQueue{Topic: m.Topic, BrokerName: c.BrokerName, QueueId: c.QueueId}
+		}
 		if c.Topic != "" {
 			at = other(queues, at, c.Topic)
 		}

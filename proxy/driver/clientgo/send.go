@@ -26,6 +26,8 @@ type entry struct {
 	message *driver.Message
 	result  *driver.SendResult
 	timer   timer
+	// shard is where it must go, nil = anywhere. Messages of one queue share one value.
+	shard *wire.Queue
 }
 
 // Send implements driver.Producer.
@@ -47,8 +49,9 @@ func (p *producer) Send(ctx context.Context, topic string, msgs []*driver.Messag
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.gate.Life(), cancel)()
-	for _, request := range p.requests(p.timed(ctx, p.valid(topic, msgs, results))) {
-		p.store(ctx, topic, request)
+	failed := &driver.FailedKeys{}
+	for _, request := range p.requests(p.shard(ctx, topic, p.timed(ctx, p.valid(topic, msgs, results)))) {
+		p.store(ctx, topic, request, failed)
 	}
 	return results
 }
@@ -60,8 +63,9 @@ func failAll(results []driver.SendResult, err error) []driver.SendResult {
 	return results
 }
 
-// valid answers the messages that are wrong in themselves and returns the others.
+// valid answers the messages that are wrong in themselves, and those behind them, and returns the others.
 func (p *producer) valid(topic string, msgs []*driver.Message, results []driver.SendResult) []entry {
+	var failed driver.FailedKeys
 	good := make([]entry, 0, len(msgs))
 	for i, m := range msgs {
 		err := driver.ValidateMessage(m, p.cfg.MaxMessageBytes)
@@ -71,8 +75,11 @@ func (p *producer) valid(topic string, msgs []*driver.Message, results []driver.
 			err = driver.Errorf(driver.InvalidMessage, "topic", "the message is for topic %q, the call for %q", m.Topic, topic)
 		case m.ID == "":
 			err = driver.Errorf(driver.InvalidMessage, "id", "the id is empty; the caller sets it")
+		default:
+			err = failed.Behind(m)
 		}
 		if err != nil {
+			failed.Note(m, err)
 			results[i].Err = err
 			continue
 		}
@@ -81,47 +88,67 @@ func (p *producer) valid(topic string, msgs []*driver.Message, results []driver.
 	return good
 }
 
-// requests gathers messages into requests within the limits. What shall be compressed goes alone: the library compresses no batch. So
-// does what is delivered later: in a batch brokers ignore the time.
+// requests gathers messages into requests within the limits: those of one shard, and those that may go anywhere, in their order. What shall be compressed
+// goes alone: the library compresses no batch. So does what is delivered later: in a batch brokers ignore the time.
 func (p *producer) requests(entries []entry) [][]entry {
 	var all [][]entry
-	var open []entry
-	var size int64
-	flush := func() {
-		if len(open) > 0 {
-			all = append(all, open)
+	open := make(map[*wire.Queue]*gathering)
+	flush := func(g *gathering) {
+		if len(g.entries) > 0 {
+			all = append(all, g.entries)
 		}
-		open, size = nil, 0
+		g.entries, g.size = nil, 0
 	}
+	var order []*gathering
 	for _, e := range entries {
 		n := e.message.Bytes()
-		if p.cfg.CompressAbove > 0 && len(e.message.Body) > p.cfg.CompressAbove || e.timer.name != "" {
+		g := open[e.shard]
+		if g == nil {
+			g = &gathering{}
+			open[e.shard], order = g, append(order, g)
+		}
+		alone := p.cfg.CompressAbove > 0 && len(e.message.Body) > p.cfg.CompressAbove || e.timer.name != ""
+		if alone && e.shard == nil {
 			all = append(all, []entry{e})
 			continue
 		}
-		if len(open) >= batchMessages || size+n > batchBytes {
-			flush()
+		if alone || len(g.entries) >= batchMessages || g.size+n > batchBytes {
+			flush(g)
 		}
-		open = append(open, e)
-		size += n
+		g.entries, g.size = append(g.entries, e), g.size+n
+		if alone {
+			flush(g) // what follows must not overtake it
+		}
 	}
-	flush()
+	for _, g := range order {
+		flush(g)
+	}
 	return all
 }
 
+// gathering is a request that is not full.
+type gathering struct {
+	entries []entry
+	size    int64
+}
+
 // store sends one request until it is stored, refused, out of tries or out of time, and writes every message's answer. Of a refused batch each
-// message is tried alone, so that a bad one fails alone.
-func (p *producer) store(ctx context.Context, topic string, request []entry) {
+// message is tried alone, so that a bad one fails alone. failed are the sharding keys of which a message failed before.
+func (p *producer) store(ctx context.Context, topic string, request []entry, failed *driver.FailedKeys) {
+	if request = without(request, failed); len(request) == 0 {
+		return
+	}
 	result, err := p.persist(ctx, topic, request)
 	if err != nil && len(request) > 1 && !driver.Retryable(err) {
 		for i := range request {
-			p.store(ctx, topic, request[i:i+1])
+			p.store(ctx, topic, request[i:i+1], failed)
 		}
 		return
 	}
 	p.health.note(err)
 	for i, e := range request {
 		if err != nil {
+			failed.Note(e.message, err)
 			e.result.Err = err
 			continue
 		}
@@ -130,7 +157,7 @@ func (p *producer) store(ctx context.Context, topic string, request []entry) {
 	}
 }
 
-// persist tries one request on up to 1 + Retries brokers.
+// persist tries one request on up to 1 + Retries brokers, or as often in its one queue.
 func (p *producer) persist(ctx context.Context, topic string, request []entry) (*primitive.SendResult, error) {
 	avoid := ""
 	for try := 0; ; try++ {
@@ -192,7 +219,7 @@ func (p *producer) try(ctx context.Context, topic string, request []entry, avoid
 	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.SendTimeout)
 	defer cancel()
-	choice := newChoice(avoid)
+	choice := newChoice(avoid, request[0].shard)
 	msgs := p.encode(topic, request, choice)
 	done := make(chan answer, 1)
 	p.gate.Stay()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/gate"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
 func TestSendErrorsGetTheirReason(t *testing.T) {
@@ -100,7 +101,7 @@ func TestTheSelectorTakesTurnsAndAvoidsABroker(t *testing.T) {
 	s := &selector{}
 	seen := map[int]int{}
 	for range 30 {
-		m := &primitive.Message{Queue: newChoice("")}
+		m := &primitive.Message{Queue: newChoice("", nil)}
 		q := s.Select(m, queues, "")
 		seen[q.QueueId]++
 		if m.Queue.BrokerName != q.BrokerName {
@@ -111,11 +112,17 @@ func TestTheSelectorTakesTurnsAndAvoidsABroker(t *testing.T) {
 		t.Errorf("turns %v", seen)
 	}
 	for range 30 {
-		if q := s.Select(&primitive.Message{Queue: newChoice("a")}, queues, ""); q.BrokerName != "b" {
+		if q := s.Select(&primitive.Message{Queue: newChoice("a", nil)}, queues, ""); q.BrokerName != "b" {
 			t.Fatalf("broker %q was not avoided", q.BrokerName)
 		}
-		if q := s.Select(&primitive.Message{Queue: newChoice("a")}, queues[:2], ""); q == nil || q.BrokerName != "a" {
+		if q := s.Select(&primitive.Message{Queue: newChoice("a", nil)}, queues[:2], ""); q == nil || q.BrokerName != "a" {
 			t.Fatalf("with only one broker there is no choice, got %v", q)
+		}
+	}
+	for range 3 {
+		m := &primitive.Message{Topic: "t", Queue: newChoice("a", &wire.Queue{Broker: "a", ID: 7})}
+		if q := s.Select(m, queues, ""); q.Topic != "t" || q.BrokerName != "a" || q.QueueId != 7 {
+			t.Fatalf("a message with its queue went to %v", q)
 		}
 	}
 	if q := s.Select(&primitive.Message{}, nil, ""); q != nil {

@@ -4,6 +4,7 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -26,7 +27,17 @@ func (p *producer) Limits() driver.BatchLimits {
 	return driver.BatchLimits{Messages: 1024, Bytes: p.broker.options.MaxMessageBytes}
 }
 
-// Send stores all good messages of the call in one queue, or none of them.
+// Lane implements driver.Producer.
+func (p *producer) Lane(topicName, key string) int {
+	p.broker.mu.Lock()
+	defer p.broker.mu.Unlock()
+	if t := p.broker.state.topics[withNamespace(p.namespace, topicName)]; t != nil {
+		return driver.Shard(key, len(t.queues))
+	}
+	return 0
+}
+
+// Send stores all good messages of the call, or none of them: those without a sharding key in one queue.
 func (p *producer) Send(ctx context.Context, topicName string, msgs []*driver.Message) []driver.SendResult {
 	results := make([]driver.SendResult, len(msgs))
 	for i, m := range msgs {
@@ -71,8 +82,10 @@ func (p *producer) store(topicName string, msgs []*driver.Message, results []dri
 	b := p.broker
 	all := make([]*stored, len(msgs))
 	var now, back []*stored
+	var failed driver.FailedKeys
 	for i, m := range msgs {
-		if results[i].Err = p.check(topicName, m); results[i].Err != nil {
+		if results[i].Err = cmp.Or(p.check(topicName, m), failed.Behind(m)); results[i].Err != nil {
+			failed.Note(m, results[i].Err)
 			continue
 		}
 		s := newStored(m, topicName, born)

@@ -77,7 +77,7 @@ func newTopic(name string, id uint64, queues int) *topic {
 	return t
 }
 
-// store appends all of msgs to one queue, or none of them when there is no room. Called under mu.
+// store appends all of msgs to their queues, or none of them when there is no room. Called under mu.
 func (b *Broker) store(t *topic, msgs []*stored) error {
 	if len(msgs) == 0 {
 		return nil
@@ -103,13 +103,17 @@ func (b *Broker) admit(t *topic, msgs []*stored) error {
 	return nil
 }
 
-// enqueue appends all of msgs, which are counted already, to one queue.
+// enqueue appends all of msgs, which are counted already: those with a sharding key to the queue that it names, the others to one queue in turn.
 func (b *Broker) enqueue(t *topic, msgs []*stored) {
 	now := time.Now()
 	t.turn = (t.turn + 1) % len(t.queues)
-	q := t.queues[t.turn]
 	for _, m := range msgs {
-		m.queue, m.offset, m.kept = t.turn, q.next, now
+		m.queue = t.turn
+		if m.ShardingKey != "" {
+			m.queue = driver.Shard(m.ShardingKey, len(t.queues))
+		}
+		q := t.queues[m.queue]
+		m.offset, m.kept = q.next, now
 		q.next++
 		q.messages = append(q.messages, m)
 	}

@@ -17,6 +17,8 @@
 //	Send (send.go) -> valid ones are packed into requests -> a queue of a broker that is not avoided (avoid.go), by turns -> wire.SendBatch, or
 //	wire.Send for one alone -> on a failure another broker, inside the caller's deadline and the Producer's retries, under the same ids
 //
+// Messages with a sharding key have their queue (shard.go), and no other broker is tried for them.
+//
 // A route outlives name servers that are away, and brokers that they have forgotten: the brokers' own answers and refused connections say what is
 // true. Brokers that fail or are slow are avoided for 0.5 s, doubled with each failure up to 30 s; then one request tries them. When all are avoided
 // the one whose time ends first is asked all the same.

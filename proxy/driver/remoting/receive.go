@@ -73,7 +73,7 @@ func (c *consumer) received(src *source, m *wire.PoppedMessage) *driver.Received
 	return &driver.Received{
 		Message: driver.Message{
 			ID: id, Topic: topic, Tag: m.Properties[driver.PropertyTag], Keys: driver.SplitKeys(m.Properties[driver.PropertyKeys]),
-			Properties: driver.OrdinaryProperties(m.Properties), Body: m.Body,
+			Properties: driver.OrdinaryProperties(m.Properties), Body: m.Body, ShardingKey: m.Properties[driver.PropertyShardingKey],
 		},
 		Attempt:  max(m.Reconsumed, 0) + 1,
 		BornTime: m.Born, StoreTime: m.Stored,

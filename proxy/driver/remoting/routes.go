@@ -51,6 +51,8 @@ type view struct {
 	// shares are the brokers with queues that can be written; queues is the sum.
 	shares []share
 	queues int
+	// sharded are the queues among which sharding keys choose; see wire.Route.Sharded.
+	sharded []wire.Queue
 }
 
 // share is a topic's writable queues on one broker.
@@ -60,7 +62,7 @@ type share struct {
 }
 
 func newView(name string, r *wire.Route) *view {
-	v := &view{route: r, masters: r.Masters(), turn: new(atomic.Uint64)}
+	v := &view{route: r, masters: r.Masters(), turn: new(atomic.Uint64), sharded: r.Sharded(name)}
 	v.turn.Store(rand.Uint64() >> 1)
 	for _, q := range r.Writable(name) {
 		if n := len(v.shares); n == 0 || v.shares[n-1].broker != q.Broker {
@@ -269,6 +271,11 @@ func (v *view) limited(most int) *view {
 		s.queues = min(s.queues, most)
 		l.shares = append(l.shares, s)
 		l.queues += s.queues
+	}
+	for _, q := range v.sharded {
+		if q.ID < most {
+			l.sharded = append(l.sharded, q)
+		}
 	}
 	return l
 }

@@ -38,8 +38,10 @@ func (p *producer) Send(ctx context.Context, topic string, msgs []*driver.Messag
 	if !p.sends(topic) {
 		return failAll(results, driver.Errorf(driver.TopicNotFound, "topic", "%q is not among the topics of this producer, which are %q", topic, p.cfg.Topics))
 	}
-	for _, r := range pack(p.valid(topic, msgs, results), p.cfg.CompressAbove) {
-		p.store(ctx, p.name(topic), r)
+	entries := p.shard(ctx, p.name(topic), p.valid(topic, msgs, results))
+	failed := &driver.FailedKeys{}
+	for _, r := range pack(entries, p.cfg.CompressAbove) {
+		p.store(ctx, p.name(topic), r, failed)
 	}
 	return results
 }
@@ -51,8 +53,9 @@ func failAll(results []driver.SendResult, err error) []driver.SendResult {
 	return results
 }
 
-// valid answers the messages that are wrong in themselves and returns the others.
+// valid answers the messages that are wrong in themselves, and those behind them, and returns the others.
 func (p *producer) valid(topic string, msgs []*driver.Message, results []driver.SendResult) []entry {
+	var failed driver.FailedKeys
 	good := make([]entry, 0, len(msgs))
 	for i, m := range msgs {
 		err := driver.ValidateMessage(m, p.cfg.MaxMessageBytes)
@@ -62,8 +65,11 @@ func (p *producer) valid(topic string, msgs []*driver.Message, results []driver.
 			err = driver.Errorf(driver.InvalidMessage, "topic", "the message is for topic %q, the call for %q", m.Topic, topic)
 		case m.ID == "":
 			err = driver.Errorf(driver.InvalidMessage, "id", "the id is empty; the caller sets it")
+		default:
+			err = failed.Behind(m)
 		}
 		if err != nil {
+			failed.Note(m, err)
 			results[i].Err = err
 			continue
 		}
@@ -73,17 +79,22 @@ func (p *producer) valid(topic string, msgs []*driver.Message, results []driver.
 }
 
 // store sends r until it is stored, refused, out of tries or out of time, and writes every message's answer. A batch that is refused for what is in
-// it is halved until the bad message stands alone: brokers refuse a batch as a whole, also for its size, which their configuration bounds.
-func (p *producer) store(ctx context.Context, name string, r request) {
+// it is halved until the bad message stands alone: brokers refuse a batch as a whole, also for its size, which their configuration bounds. failed are the
+// sharding keys of which a message failed before.
+func (p *producer) store(ctx context.Context, name string, r request, failed *driver.FailedKeys) {
+	if r = r.without(failed); len(r.entries) == 0 {
+		return
+	}
 	stored, broker, err := p.persist(ctx, name, r)
 	if n := len(r.entries); n > 1 && err != nil && driver.ReasonOf(err) == driver.InvalidMessage {
-		p.store(ctx, name, r.part(0, n/2))
-		p.store(ctx, name, r.part(n/2, n))
+		p.store(ctx, name, r.part(0, n/2), failed)
+		p.store(ctx, name, r.part(n/2, n), failed)
 		return
 	}
 	p.note(err)
 	for i, e := range r.entries {
 		if err != nil {
+			failed.Note(e.message, err)
 			e.result.Err = err
 			continue
 		}
@@ -91,8 +102,8 @@ func (p *producer) store(ctx context.Context, name string, r request) {
 	}
 }
 
-// persist tries r up to 1 + Retries times, at another broker each time while there is one. The ids stay the same, so that a receiver can recognise
-// what was stored twice because an answer was lost.
+// persist tries r up to 1 + Retries times, at another broker each time while there is one, or in its one queue for messages with a sharding key. The ids
+// stay the same, so that a receiver can recognise what was stored twice because an answer was lost.
 func (p *producer) persist(ctx context.Context, name string, r request) (stored []wire.Stored, broker string, err error) {
 	var tried []string
 	pause := retryPause
@@ -107,7 +118,7 @@ func (p *producer) persist(ctx context.Context, name string, r request) (stored 
 		again, other := err, false
 		if broker != "" {
 			tried = append(tried, broker)
-			other = p.cluster.hasOther(name, tried)
+			other = r.shard == nil && p.cluster.hasOther(name, tried)
 		}
 		if !other {
 			if !driver.Retryable(again) {
@@ -143,11 +154,10 @@ func (p *producer) try(ctx context.Context, name string, r request, tried []stri
 	limit, cancel := context.WithTimeout(ctx, p.cfg.SendTimeout)
 	defer cancel()
 	defer context.AfterFunc(p.gate.Life(), cancel)()
-	v, err := p.cluster.writable(limit, name)
+	to, err := p.target(limit, name, r, tried)
 	if err != nil {
 		return nil, "", p.judge(ctx, "", name, wire.Errorf(err, "find a queue"))
 	}
-	to := p.cluster.pick(v, tried)
 	began := time.Now()
 	stored, err := p.put(limit, name, to, r)
 	if took := time.Since(began); err != nil && took > blameAfter && timeUp(ctx) && !p.gate.Shut() {
@@ -162,6 +172,24 @@ func (p *producer) try(ctx context.Context, name string, r request, tried []stri
 		p.cluster.well(to.broker)
 	}
 	return stored, to.broker, nil
+}
+
+// target is where r is tried.
+func (p *producer) target(ctx context.Context, name string, r request, tried []string) (target, error) {
+	v, err := p.cluster.writable(ctx, name)
+	switch {
+	case err != nil:
+		return target{}, err
+	case r.shard == nil:
+		return p.cluster.pick(v, tried), nil
+	}
+	address, ok := v.masters[r.shard.Broker]
+	if !ok {
+		p.cluster.stale(name)
+		return target{}, driver.Errorf(driver.Unavailable, "", "broker %q, whose queue %d has the messages with this sharding key, has no master at present",
+			r.shard.Broker, r.shard.ID)
+	}
+	return target{r.shard.Broker, address, r.shard.ID}, nil
 }
 
 // put stores r in one queue.

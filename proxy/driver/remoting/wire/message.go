@@ -27,10 +27,13 @@ func EncodeProperties(properties map[string]string) string {
 	return string(appendProperties(make([]byte, 0, propertiesBytes(properties)), properties))
 }
 
-// MessageProperties is the text of the properties under which m is stored: its own, and those that hold id, tag, keys and time. It is on the way of every
+// MessageProperties is the text of the properties under which m is stored: its own, and those that hold id, tag, keys, sharding key and time. It is on the way of every
 // message out, and a map of them costs more than everything else that is done with the message there.
 func MessageProperties(m *driver.Message) string {
 	size := propertiesBytes(m.Properties) + len(driver.PropertyID) + len(m.ID) + len(driver.PropertyTag) + len(m.Tag) + len(driver.PropertyKeys) + 6
+	if m.ShardingKey != "" {
+		size += len(driver.PropertyShardingKey) + len(m.ShardingKey) + 2
+	}
 	for _, key := range m.Keys {
 		size += len(key) + 1
 	}
@@ -45,6 +48,9 @@ func MessageProperties(m *driver.Message) string {
 	}
 	if len(m.Keys) > 0 {
 		add(driver.PropertyKeys, strings.Join(m.Keys, " "))
+	}
+	if m.ShardingKey != "" {
+		add(driver.PropertyShardingKey, m.ShardingKey)
 	}
 	if m.When.Later() {
 		add(m.When.TimerProperty())

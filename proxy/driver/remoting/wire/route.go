@@ -8,6 +8,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Limits of a route. They are far above real clusters and keep a hostile name server from making us enumerate billions of queues.
@@ -30,8 +31,11 @@ const DefaultTopic = "TBW102"
 
 // Route says which brokers have a topic.
 type Route struct {
-	Queues  []QueueData  `json:"queueDatas"`
-	Brokers []BrokerData `json:"brokerDatas"`
+	// OrderConf, where somebody declared the topic an ordered one (the name servers' ORDER_TOPIC_CONFIG), says how many queues each broker has for
+	// messages with a sharding key: "broker:queues;...".
+	OrderConf string       `json:"orderTopicConf"`
+	Queues    []QueueData  `json:"queueDatas"`
+	Brokers   []BrokerData `json:"brokerDatas"`
 }
 
 // QueueData is a topic's share on one broker.
@@ -109,6 +113,29 @@ func (r *Route) Writable(topic string) []Queue {
 	return r.queues(topic, permWrite, func(q QueueData) int { return q.WriteQueues })
 }
 
+// Sharded lists the queues of topic among which a sharding key chooses: those that OrderConf names, or else the writable ones, in order. It is the list of
+// RocketMQ's Java proxy (MessageQueueSelector.buildWrite, 5.5.0).
+func (r *Route) Sharded(topic string) []Queue {
+	if strings.TrimSpace(r.OrderConf) == "" {
+		return r.Writable(topic)
+	}
+	masters := r.Masters()
+	var all []Queue
+	for part := range strings.SplitSeq(r.OrderConf, ";") {
+		broker, count, _ := strings.Cut(part, ":")
+		n, err := strconv.Atoi(count)
+		address, ok := masters[broker]
+		if err != nil || !ok {
+			continue
+		}
+		for id := range min(n, maxQueuesPerBroker) {
+			all = append(all, Queue{Topic: topic, Broker: broker, Address: address, ID: id})
+		}
+	}
+	sortQueues(all)
+	return slices.Compact(all)
+}
+
 func (r *Route) queues(topic string, permission int, count func(QueueData) int) []Queue {
 	masters := r.Masters()
 	var all []Queue
@@ -121,10 +148,14 @@ func (r *Route) queues(topic string, permission int, count func(QueueData) int) 
 			all = append(all, Queue{Topic: topic, Broker: q.Broker, Address: address, ID: id})
 		}
 	}
+	sortQueues(all)
+	return all
+}
+
+func sortQueues(all []Queue) {
 	slices.SortStableFunc(all, func(a, b Queue) int {
 		return cmp.Or(cmp.Compare(a.Broker, b.Broker), cmp.Compare(a.ID, b.ID))
 	})
-	return all
 }
 
 // Route asks the name servers where topic is. An unknown topic is an AnswerError with CodeTopicNotExist.

@@ -107,3 +107,36 @@ func TestConsumeStatsReadsObjectsAsKeys(t *testing.T) {
 		t.Errorf("got %+v", q)
 	}
 }
+
+// The lists come from RocketMQ's own MessageQueueView (proxy 5.5.0), asked for this route in jshell.
+func TestShardedListsTheQueuesOfTheJavaProxy(t *testing.T) {
+	r := Route{}
+	for _, b := range []struct {
+		name                    string
+		read, write, permission int
+		id                      string
+	}{
+		{"broker-b", 4, 3, 6, "0"}, {"broker-a", 2, 2, 6, "0"}, {"broker-10", 1, 2, 6, "0"}, {"Broker-c", 3, 2, 6, "0"}, {"readonly", 4, 4, 4, "0"},
+		{"nomaster", 4, 4, 6, "1"}, {"writeonly", 0, 1, 2, "0"}, {"inherit", 1, 1, 7, "0"},
+	} {
+		r.Queues = append(r.Queues, QueueData{Broker: b.name, ReadQueues: b.read, WriteQueues: b.write, Permission: b.permission})
+		r.Brokers = append(r.Brokers, BrokerData{Name: b.name, Addresses: map[string]string{b.id: "127.0.0.1:1"}})
+	}
+	all := "Broker-c:0 Broker-c:1 broker-10:0 broker-10:1 broker-a:0 broker-a:1 broker-b:0 broker-b:1 broker-b:2 inherit:0 writeonly:0"
+	for conf, want := range map[string]string{
+		"": all, " ": all,
+		"broker-b:3;broker-a:1":              "broker-a:0 broker-b:0 broker-b:1 broker-b:2",
+		"nomaster:2;broker-a:2;readonly:2":   "broker-a:0 broker-a:1 readonly:0 readonly:1",
+		"broker-a:1;;broker-b;broker-10:x;:": "broker-a:0",
+		"broker-a:-1":                        "",
+	} {
+		r.OrderConf = conf
+		var got []string
+		for _, q := range r.Sharded("t") {
+			got = append(got, fmt.Sprintf("%s:%d", q.Broker, q.ID))
+		}
+		if text := strings.Join(got, " "); text != want {
+			t.Errorf("with %q: %s\nwant %s", conf, text, want)
+		}
+	}
+}
