@@ -11,7 +11,7 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
 
-// call is one Send. ctx, topic, msgs and bytes never change. Of a direct call the rest belongs to its caller's goroutine, of a waiting one to
+// call is one Send. ctx, topic, msgs, bytes, line and places never change. Of a direct call the rest belongs to its caller's goroutine, of a waiting one to
 // the queue's mu; the caller reads results after done.
 type call struct {
 	// ctx is the caller's: it bounds this call and no longer.
@@ -19,11 +19,16 @@ type call struct {
 	topic string
 	msgs  []*driver.Message
 	bytes int64
+	// line is where it goes or waits. places are, of the part of a Send with sharding keys, its messages' places in that Send.
+	line   *line
+	places []int
 
 	results []driver.SendResult
 	// next is the first message that was not put into a request yet; decided counts the answers.
 	next    int
 	decided int
+	// failed are the sharding keys of which a message was not stored.
+	failed driver.FailedKeys
 	// inAir: a request with messages of this call is under way; the next one waits for it, to keep the order.
 	inAir bool
 	// left: the caller has its answer; results must not be touched any more.
@@ -55,14 +60,14 @@ func (c *call) fail(err error) {
 }
 
 // fitting is how many of c's next messages fit a request that has n messages of size bytes already, and how many bytes they have. An empty request
-// takes at least one.
+// takes at least one. Before a message that would overtake a failed one it ends.
 func (c *call) fitting(limits driver.BatchLimits, n int, size int64) (count int, fit int64) {
 	if c.next == 0 && n+len(c.msgs) <= limits.Messages && size+c.bytes <= int64(limits.Bytes) {
 		return len(c.msgs), c.bytes
 	}
 	for _, m := range c.msgs[c.next:] {
 		bytes := m.Bytes()
-		if n++; n > 1 && (n > limits.Messages || size+fit+bytes > int64(limits.Bytes)) {
+		if n++; n > 1 && (n > limits.Messages || size+fit+bytes > int64(limits.Bytes)) || c.failed.Behind(m) != nil {
 			break
 		}
 		count++
@@ -95,7 +100,7 @@ func (q *Queue) wait(c *call) {
 	if c.left {
 		return
 	}
-	q.dropLocked(q.topics[c.topic], c, q.givenUp(c.ctx))
+	q.dropLocked(c.line, c, q.givenUp(c.ctx))
 }
 
 // ended is why ctx is over at now, nil while it is not. A context whose deadline has passed counts, although its timer may fire a moment later.
@@ -119,7 +124,7 @@ func (q *Queue) givenUp(ctx context.Context) error {
 
 // dropLocked takes a waiting call out of the queue and answers what is not decided with err. Its messages that are in a request under way are
 // sent all the same, if others are in it.
-func (q *Queue) dropLocked(t *topic, c *call, err error) {
+func (q *Queue) dropLocked(t *line, c *call, err error) {
 	unsent := len(c.msgs) - c.next
 	if unsent > 0 {
 		q.unqueueLocked(t, c)
@@ -138,7 +143,7 @@ func (q *Queue) dropLocked(t *topic, c *call, err error) {
 	}
 }
 
-func (q *Queue) unqueueLocked(t *topic, c *call) {
+func (q *Queue) unqueueLocked(t *line, c *call) {
 	for i := range t.calls {
 		if t.calls[i] == c {
 			t.calls = append(t.calls[:i], t.calls[i+1:]...)
@@ -151,6 +156,7 @@ func (q *Queue) unqueueLocked(t *topic, c *call) {
 func (q *Queue) finishLocked(c *call) {
 	c.left = true
 	q.inFlight -= len(c.msgs)
+	q.unpinLocked(c)
 	close(c.done)
 	q.checkQuietLocked()
 }

@@ -9,6 +9,9 @@
 // the request that is under way anyway. Of the requests that may be under way, all but one are for few callers or for many: in between, one
 // carries most. When what waits fills a whole request, it does not wait for a slot either, up to eight at a time.
 //
+// Messages with a sharding key wait in lines of their own (lanes.go): one for each queue of the topic, with one request in the air, so that they are stored in
+// the order in which they were admitted. They gather all the same: what waits for one queue goes together.
+//
 // Each message has its own answer. The messages of one Send keep their order: its second request starts after its first was answered. When
 // the driver refuses a request as a whole because of a message's content, the request is split until the bad message stands alone; never
 // after an unknown effect, because that would duplicate.
@@ -19,5 +22,5 @@
 // Trade-off taken: a caller that gives up (its context ends) gets its answer at once, while its messages that are in a request with
 // others' are still sent: the effect is unknown, as its Timeout says.
 //
-// Files: queue.go is the queue and its life, call.go one caller's part, request.go one request to the driver.
+// Files: queue.go is the queue and its life, call.go one caller's part, lanes.go what sharding keys need, request.go one request to the driver.
 package batching

@@ -28,6 +28,7 @@ type fakeProducer struct {
 	atOnce   map[string]int
 	most     int
 	limits   driver.BatchLimits
+	queues   int
 	takes    time.Duration
 	// refuse answers for a request as a whole; on may panic or wait.
 	refuse func(ids []string) error
@@ -36,7 +37,13 @@ type fakeProducer struct {
 }
 
 func newProducer() *fakeProducer {
-	return &fakeProducer{stored: map[string][]string{}, atOnce: map[string]int{}, limits: driver.BatchLimits{Messages: 100, Bytes: 1 << 20}, takes: time.Second}
+	return &fakeProducer{stored: map[string][]string{}, atOnce: map[string]int{}, limits: driver.BatchLimits{Messages: 100, Bytes: 1 << 20}, takes: time.Second, queues: 4}
+}
+
+func (p *fakeProducer) Lane(_, key string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return driver.Shard(key, p.queues)
 }
 
 func (p *fakeProducer) Limits() driver.BatchLimits { return p.limits }

@@ -5,6 +5,7 @@ package batching
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,19 +43,26 @@ type lockedState struct {
 	settings Settings
 	closed   bool
 	quiet    chan struct{}
-	topics   map[string]*topic
+	lines    map[lineKey]*line
+	pins     map[pinKey]*pin
 	// inFlight counts the messages that wait or are under way; waiting and waitingBytes those that wait.
 	inFlight     int
 	waiting      int
 	waitingBytes int64
-	// mean is the moving average of messages a request, over all topics: a topic is forgotten when nothing of it waits or is under way, which with many
+	// mean is the moving average of messages a request without sharding keys, over all topics: a topic is forgotten when nothing of it waits or is under way, which with many
 	// callers happens in between.
 	mean float64
 }
 
-// topic is what is under way and waits for one topic. It exists while there is something.
-type topic struct {
-	name  string
+// lineKey names a line: lane is 0 for the messages of a topic without a sharding key, else 1 and the driver's number (driver.Producer.Lane).
+type lineKey struct {
+	topic string
+	lane  int
+}
+
+// line is what is under way and waits for one topic, or for one lane of it. It exists while there is something.
+type line struct {
+	lineKey
 	inAir int
 	calls []*call
 	// ready and readyBytes are what could go now: the rest of each call that has no request under way. Counted, because it is asked for with every
@@ -73,7 +81,8 @@ func NewQueue(p driver.Producer, o Options) *Queue {
 		q.log = logr.Discard()
 	}
 	q.life, q.endLife = context.WithCancel(context.Background())
-	q.topics = map[string]*topic{}
+	q.lines = map[lineKey]*line{}
+	q.pins = map[pinKey]*pin{}
 	q.settings = o.complete()
 	return q
 }
@@ -115,13 +124,24 @@ func (q *Queue) Send(ctx context.Context, topic string, msgs []*driver.Message) 
 	if len(msgs) == 0 {
 		return nil
 	}
+	if slices.ContainsFunc(msgs, isSharded) {
+		return q.sendSharded(ctx, topic, msgs)
+	}
 	c := newCall(ctx, topic, msgs)
-	direct, refusal := q.admit(c)
+	q.mu.Lock()
+	direct, refusal := q.admitLocked(c, lineKey{topic: topic})
+	q.mu.Unlock()
+	q.send(c, direct, refusal)
+	return c.results
+}
+
+// send does what was decided about c, in its caller's goroutine.
+func (q *Queue) send(c *call, direct way, refusal *driver.Error) {
 	switch {
 	case refusal != nil:
 		c.fail(refusal)
 		if refusal.Reason == driver.Throttled {
-			q.obs.Refused(len(msgs))
+			q.obs.Refused(len(c.msgs))
 		}
 	case direct == passThrough:
 		q.sendStraight(c)
@@ -130,7 +150,6 @@ func (q *Queue) Send(ctx context.Context, topic string, msgs []*driver.Message) 
 	default:
 		q.wait(c)
 	}
-	return c.results
 }
 
 // way is how a call goes.
@@ -142,26 +161,25 @@ const (
 	queued
 )
 
-// admit decides c's way and counts it.
-func (q *Queue) admit(c *call) (way, *driver.Error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+// admitLocked decides c's way and counts it.
+func (q *Queue) admitLocked(c *call, at lineKey) (way, *driver.Error) {
 	if q.closed {
 		return 0, driver.Errorf(driver.Closed, "", "this host is shutting the producer down; send it again, to another host")
 	}
-	if !q.settings.Enabled {
+	if !q.settings.Enabled && !at.sharded() {
 		q.wg.Add(1)
 		q.inFlight += len(c.msgs)
 		return passThrough, nil
 	}
-	t := q.topics[c.topic]
+	t := q.lines[at]
 	if t == nil {
-		t = &topic{name: c.topic}
-		q.topics[c.topic] = t
+		t = &line{lineKey: at}
+		q.lines[at] = t
 	}
+	c.line = t
 	if len(t.calls) == 0 && q.mayFlyLocked(t, t.inAir) {
 		t.inAir++
-		q.countLocked(len(c.msgs))
+		q.countLocked(t, len(c.msgs))
 		q.wg.Add(1)
 		q.inFlight += len(c.msgs)
 		return ownSlot, nil
@@ -195,10 +213,12 @@ const (
 )
 
 // mayFlyLocked reports whether a request of t may be under way beside that many others.
-func (q *Queue) mayFlyLocked(t *topic, others int) bool {
+func (q *Queue) mayFlyLocked(t *line, others int) bool {
 	switch {
 	case others == 0:
 		return true
+	case t.sharded():
+		return false // two could overtake each other
 	case others < q.settings.InAir:
 		return q.mean < few || t.ready >= many || q.fullLocked(t)
 	default:
@@ -207,15 +227,19 @@ func (q *Queue) mayFlyLocked(t *topic, others int) bool {
 }
 
 // fullLocked reports whether what waits for t and can go now fills a request.
-func (q *Queue) fullLocked(t *topic) bool {
+func (q *Queue) fullLocked(t *line) bool {
 	limits := q.producer.Limits()
 	return t.ready >= limits.Messages || t.readyBytes >= int64(limits.Bytes)
 }
 
-// countLocked takes a request of n messages into the average.
-func (q *Queue) countLocked(n int) { q.mean += (float64(n) - q.mean) / meanOver }
+// countLocked takes a request of n messages of t into the average.
+func (q *Queue) countLocked(t *line, n int) {
+	if !t.sharded() {
+		q.mean += (float64(n) - q.mean) / meanOver
+	}
+}
 
-func (t *topic) addReady(n int, size int64) {
+func (t *line) addReady(n int, size int64) {
 	t.ready += n
 	t.readyBytes += size
 }
@@ -267,11 +291,13 @@ func (q *Queue) sendDirect(c *call) {
 		k, _ := c.fitting(q.producer.Limits(), 0, 0)
 		c.next = from + k
 		q.sendParts(ctx, c.topic, []part{{c, from, c.next}})
+		c.passBehind(from)
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.inFlight -= len(c.msgs)
-	t := q.topics[c.topic]
+	q.unpinLocked(c)
+	t := c.line
 	if len(t.calls) > 0 && !q.closed {
 		q.wg.Add(1)
 		go q.run(t)
@@ -281,9 +307,9 @@ func (q *Queue) sendDirect(c *call) {
 	q.checkQuietLocked()
 }
 
-func (q *Queue) freeSlotLocked(t *topic) {
+func (q *Queue) freeSlotLocked(t *line) {
 	if t.inAir--; t.inAir == 0 && len(t.calls) == 0 {
-		delete(q.topics, t.name)
+		delete(q.lines, t.lineKey)
 	}
 }
 
@@ -325,7 +351,7 @@ func (q *Queue) Close() {
 	// 1. The gate: nothing new.
 	q.closed = true
 	// 2. What was not sent has its answer.
-	for _, t := range q.topics {
+	for _, t := range q.lines {
 		for _, c := range append([]*call(nil), t.calls...) {
 			q.dropLocked(t, c, driver.Errorf(driver.Closed, "", "the producer's client was shut down before this message was sent"))
 		}

@@ -324,7 +324,7 @@ func TestARequestWhoseCallersHaveAllLeftIsEnded(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		want(t, "stored", len(g.p.topicIDs("t")), 1)
-		want(t, "topics left", len(g.topics), 0)
+		want(t, "topics left", len(g.lines)+len(g.pins), 0)
 	})
 }
 
@@ -475,7 +475,7 @@ func TestCloseAnswersEveryCallerAndLeavesNothing(t *testing.T) {
 				}
 				wantReason(t, g.Send(t.Context(), "t", messages("late", 1, 1)), 1, driver.Closed)
 				want(t, "in flight", g.InFlight(), 0)
-				want(t, "topics", len(g.topics), 0)
+				want(t, "topics", len(g.lines)+len(g.pins), 0)
 			})
 		})
 	}
@@ -556,7 +556,7 @@ func TestModel_RandomCallers(t *testing.T) {
 					t.Errorf("only %d messages were stored", len(ok))
 				}
 				g.mu.Lock()
-				want(t, "in flight, waiting, topics", g.inFlight+g.waiting+int(g.waitingBytes)+len(g.topics), 0)
+				want(t, "in flight, waiting, topics", g.inFlight+g.waiting+int(g.waitingBytes)+len(g.lines)+len(g.pins), 0)
 				g.mu.Unlock()
 				t.Logf("%d stored in %d requests, %d refused", len(stored), g.seen.requests, g.seen.refused)
 			})
@@ -568,7 +568,7 @@ func TestModel_RandomCallers(t *testing.T) {
 func (g *rig) wantReadyCounted(t *testing.T) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for name, top := range g.topics {
+	for name, top := range g.lines {
 		var n int
 		var size int64
 		for _, c := range top.calls {
@@ -580,7 +580,7 @@ func (g *rig) wantReadyCounted(t *testing.T) {
 			}
 		}
 		if n != top.ready || size != top.readyBytes {
-			t.Errorf("topic %s: %d messages of %d bytes can go, counted are %d and %d", name, n, size, top.ready, top.readyBytes)
+			t.Errorf("line %v: %d messages of %d bytes can go, counted are %d and %d", name, n, size, top.ready, top.readyBytes)
 		}
 	}
 }
@@ -616,6 +616,7 @@ func (instant) Send(_ context.Context, _ string, msgs []*driver.Message) []drive
 	return make([]driver.SendResult, len(msgs))
 }
 func (instant) Recall(context.Context, string) (string, error) { return "", nil }
+func (instant) Lane(string, string) int                        { return 0 }
 func (instant) Limits() driver.BatchLimits                     { return driver.BatchLimits{Messages: 32, Bytes: 1 << 20} }
 func (instant) Err() error                                     { return nil }
 func (instant) Close(context.Context) error                    { return nil }

@@ -40,7 +40,7 @@ func (b *batch) leave() {
 }
 
 // run sends what waits for t, request by request, and ends when nothing is left. It holds one of t's slots.
-func (q *Queue) run(t *topic) {
+func (q *Queue) run(t *line) {
 	defer q.wg.Done()
 	for {
 		q.mu.Lock()
@@ -54,14 +54,14 @@ func (q *Queue) run(t *topic) {
 			return
 		}
 		q.mu.Unlock()
-		q.sendParts(b.ctx, t.name, b.parts)
+		q.sendParts(b.ctx, t.topic, b.parts)
 		b.cancel()
 		q.settle(t, b)
 	}
 }
 
 // gatherLocked makes the next request, in the order in which the calls came. nil = nothing can go in this slot.
-func (q *Queue) gatherLocked(t *topic) *batch {
+func (q *Queue) gatherLocked(t *line) *batch {
 	q.dropGivenUpLocked(t)
 	limits := q.producer.Limits()
 	b := &batch{parts: make([]part, 0, len(t.calls))}
@@ -73,7 +73,7 @@ func (q *Queue) gatherLocked(t *topic) *batch {
 		var fit int64
 		if !full && !c.inAir {
 			k, fit = c.fitting(limits, n, size)
-			full = k < len(c.msgs)-c.next
+			full = k < len(c.msgs)-c.next || !q.settings.Enabled
 		}
 		if k > 0 {
 			t.addReady(-(len(c.msgs) - c.next), -c.restBytes()) // what does not fit waits for the answer
@@ -93,7 +93,7 @@ func (q *Queue) gatherLocked(t *topic) *batch {
 	}
 	q.waiting -= n
 	q.waitingBytes -= size
-	q.countLocked(n)
+	q.countLocked(t, n)
 	b.live = len(b.parts)
 	b.ctx, b.cancel = q.batchContext(b.parts)
 	return b
@@ -101,7 +101,7 @@ func (q *Queue) gatherLocked(t *topic) *batch {
 
 // dropGivenUpLocked answers the callers whose time has ended. They do so themselves, but may not have come to it: a request made now must
 // not carry their messages.
-func (q *Queue) dropGivenUpLocked(t *topic) {
+func (q *Queue) dropGivenUpLocked(t *line) {
 	var over []*call
 	now := time.Now() // once: under the lock, and for each call that waits
 	for _, c := range t.calls {
@@ -130,14 +130,21 @@ func (q *Queue) batchContext(parts []part) (context.Context, context.CancelFunc)
 }
 
 // settle ends the calls that are decided; the others wait for their next request.
-func (q *Queue) settle(t *topic, b *batch) {
+func (q *Queue) settle(t *line, b *batch) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, p := range b.parts {
 		c := p.call
 		c.inAir, c.batch = false, nil
 		if c.next < len(c.msgs) {
-			t.addReady(len(c.msgs)-c.next, c.restBytes())
+			n, size := c.passBehind(p.from)
+			q.waiting -= n
+			q.waitingBytes -= size
+			if c.next == len(c.msgs) {
+				q.unqueueLocked(t, c)
+			} else {
+				t.addReady(len(c.msgs)-c.next, c.restBytes())
+			}
 		}
 		if c.decided += p.to - p.from; !c.left && c.decided == len(c.msgs) {
 			q.finishLocked(c)
@@ -176,7 +183,31 @@ func (q *Queue) narrow(ctx context.Context, topic string, msgs []*driver.Message
 	}
 	half := len(msgs) / 2
 	first := q.narrow(ctx, topic, msgs[:half:half], callers)
-	return append(first[:half:half], q.narrow(ctx, topic, msgs[half:], callers)...)
+	var failed driver.FailedKeys
+	for i := range first {
+		failed.Note(msgs[i], first[i].Err)
+	}
+	return append(first[:half:half], q.narrowRest(ctx, topic, msgs[half:], &failed, callers)...)
+}
+
+// narrowRest is narrow for what no message of a failed sharding key is in front of; the others are answered.
+func (q *Queue) narrowRest(ctx context.Context, topic string, msgs []*driver.Message, failed *driver.FailedKeys, callers int) []driver.SendResult {
+	results := make([]driver.SendResult, len(msgs))
+	var kept []*driver.Message
+	var places []int
+	for i, m := range msgs {
+		if err := failed.Behind(m); err != nil {
+			results[i] = driver.SendResult{MessageID: m.ID, Queue: -1, Offset: -1, Err: err}
+			continue
+		}
+		kept, places = append(kept, m), append(places, i)
+	}
+	if len(kept) > 0 {
+		for i, r := range q.narrow(ctx, topic, kept, callers) {
+			results[places[i]] = r
+		}
+	}
+	return results
 }
 
 // refusedForContent: every message has the definite answer that a message cannot be stored, which may be meant for one of them only.
