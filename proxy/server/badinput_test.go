@@ -93,9 +93,16 @@ func TestBadSends(t *testing.T) {
 		"too many bytes in properties":          {"orders", []*pb.Message{with(func(m *pb.Message) { m.Properties = map[string]string{"a": strings.Repeat("b", 40000)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].properties", "limit"},
 		"a key with a blank":                    {"orders", []*pb.Message{with(func(m *pb.Message) { m.Keys = []string{"a", "b c"} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].keys[1]", "b c"},
 		"a number in JSON that is none":         {"orders", []*pb.Message{nan}, codes.InvalidArgument, "InvalidMessage", "messages[0].json", "not JSON"},
-		"a negative delay":                      {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: durationpb.New(-time.Second)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "positive"},
-		"a delay that is no duration":           {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: &durationpb.Duration{Seconds: 1, Nanos: -1}} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "not a duration"},
-		"a delay beyond the broker's limit":     {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: durationpb.New(90 * time.Hour)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "72h"},
+		"a sharding key with a line break":      {"orders", []*pb.Message{with(func(m *pb.Message) { m.ShardingKey = "a\nb" })}, codes.InvalidArgument, "InvalidMessage", "messages[0].sharding_key", "control character"},
+		"a sharding key of 256 bytes":           {"orders", []*pb.Message{with(func(m *pb.Message) { m.ShardingKey = strings.Repeat("a", 256) })}, codes.InvalidArgument, "InvalidMessage", "messages[0].sharding_key", "the limit is 255"},
+		"a blank sharding key":                  {"orders", []*pb.Message{with(func(m *pb.Message) { m.ShardingKey = " " })}, codes.InvalidArgument, "InvalidMessage", "messages[0].sharding_key", "blank"},
+		"a sharding key with a delay": {"orders", []*pb.Message{with(func(m *pb.Message) {
+			m.ShardingKey, m.When = "a", &pb.Message_Delay{Delay: durationpb.New(time.Second)}
+		})}, codes.InvalidArgument, "InvalidMessage", "messages[0].sharding_key", "leave one of both out"},
+		"a sharding key as a property":      {"orders", []*pb.Message{with(func(m *pb.Message) { m.Properties = map[string]string{"__SHARDINGKEY": "a"} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].properties[__SHARDINGKEY]", "sharding_key instead"},
+		"a negative delay":                  {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: durationpb.New(-time.Second)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "positive"},
+		"a delay that is no duration":       {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: &durationpb.Duration{Seconds: 1, Nanos: -1}} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "not a duration"},
+		"a delay beyond the broker's limit": {"orders", []*pb.Message{with(func(m *pb.Message) { m.When = &pb.Message_Delay{Delay: durationpb.New(90 * time.Hour)} })}, codes.InvalidArgument, "InvalidMessage", "messages[0].delay", "72h"},
 		"a time that is none": {"orders", []*pb.Message{with(func(m *pb.Message) {
 			m.When = &pb.Message_DeliverAt{DeliverAt: &timestamppb.Timestamp{Seconds: -1 << 60}}
 		})}, codes.InvalidArgument, "InvalidMessage", "messages[0].deliver_at", "not a time"},

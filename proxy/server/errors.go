@@ -69,7 +69,7 @@ func limitReached(limit, format string, args ...any) error {
 // codeOfReason is the table from a driver's reason to a status code.
 func codeOfReason(r driver.Reason) codes.Code {
 	switch r {
-	case driver.Unavailable, driver.NotReplicated, driver.Closed:
+	case driver.Unavailable, driver.NotReplicated, driver.Closed, driver.EarlierFailed:
 		return codes.Unavailable
 	case driver.Timeout:
 		return codes.DeadlineExceeded

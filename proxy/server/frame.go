@@ -73,7 +73,7 @@ func deliverySize(d *pb.Delivery) int { return proto.Size(d) + 6 }
 // set fills the slot and answers its message.
 func (s *slot) set(d *delivery.Delivery) *pb.Delivery {
 	m := &s.message
-	m.Topic, m.Id, m.Tag = validText(d.Topic), validText(d.ID), validText(d.Tag)
+	m.Topic, m.Id, m.Tag, m.ShardingKey = validText(d.Topic), validText(d.ID), validText(d.Tag), validText(d.ShardingKey)
 	m.Body, m.Keys, m.Properties = d.Body, validTexts(d.Keys), validProperties(d.Properties)
 	out := &s.delivery
 	out.Message = m

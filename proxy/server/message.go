@@ -31,7 +31,7 @@ func (s *Server) message(m *pb.Message, producer *registry.ProducerSpec) (*drive
 	if problem != nil {
 		return nil, problem
 	}
-	out := &driver.Message{ID: m.GetId(), Topic: topic, Tag: m.GetTag(), Keys: m.GetKeys(), Properties: m.GetProperties(), Body: body}
+	out := &driver.Message{ID: m.GetId(), Topic: topic, Tag: m.GetTag(), Keys: m.GetKeys(), Properties: m.GetProperties(), Body: body, ShardingKey: m.GetShardingKey()}
 	if out.ID == "" {
 		out.ID = s.ids.id()
 	} else if problem := checkID(out.ID); problem != nil {
@@ -44,7 +44,7 @@ func (s *Server) message(m *pb.Message, producer *registry.ProducerSpec) (*drive
 		return nil, sendError(err)
 	}
 	if size, limit := out.Bytes(), producer.MaxMessageBytes; limit > 0 && size > int64(limit) {
-		return nil, refuse(reasonTooLarge, "body", "the message has %d bytes (body, properties, keys, tag and id together); the Producer's maxMessageBytes is %d",
+		return nil, refuse(reasonTooLarge, "body", "the message has %d bytes (body, properties, keys, sharding key, tag and id together); the Producer's maxMessageBytes is %d",
 			size, limit)
 	}
 	return out, nil

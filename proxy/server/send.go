@@ -36,7 +36,7 @@ func (s *Server) send(ctx context.Context, c *call, req *pb.SendRequest) (*pb.Se
 	batch := newSendBatch(len(req.Messages))
 	for i, m := range req.Messages {
 		message, problem := s.message(m, spec.Producer)
-		batch.add(i, message, problem)
+		batch.add(i, m.GetShardingKey(), message, problem)
 	}
 	batch.send(ctx, sender)
 	return s.answerSend(c, batch)
@@ -47,6 +47,8 @@ type sendBatch struct {
 	results []pb.SendResult
 	topics  []*topicBatch // in the order of their first message; nearly always one
 	single  topicBatch
+	// failed are the sharding keys of messages that are wrong, in whatever topic.
+	failed driver.FailedKeys
 	// one is the room for a call of one message, which is most calls: it is taken together with the batch.
 	one struct {
 		result  [1]pb.SendResult
@@ -73,9 +75,15 @@ func newSendBatch(n int) *sendBatch {
 	return b
 }
 
-// add takes message i, or its problem.
-func (b *sendBatch) add(i int, m *driver.Message, problem *pb.SendError) {
+// add takes message i, or its problem. What would overtake a wrong message of its sharding key fails with it.
+func (b *sendBatch) add(i int, key string, m *driver.Message, problem *pb.SendError) {
+	if problem == nil {
+		if err := b.failed.Behind(m); err != nil {
+			problem = sendError(err)
+		}
+	}
 	if problem != nil {
+		b.failed.Add(key)
 		b.fail(i, problem)
 		return
 	}

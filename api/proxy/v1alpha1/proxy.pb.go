@@ -128,7 +128,10 @@ type Message struct {
 	//	*Message_Delay
 	When isMessage_When `protobuf_oneof:"when"`
 	// round_delay lets brokers before 5.0, which know only 18 delays from 1 s to 2 h, take the next longer one; without it they refuse.
-	RoundDelay    bool `protobuf:"varint,11,opt,name=round_delay,json=roundDelay,proto3" json:"round_delay,omitempty"`
+	RoundDelay bool `protobuf:"varint,11,opt,name=round_delay,json=roundDelay,proto3" json:"round_delay,omitempty"`
+	// sharding_key: messages of one topic with equal keys are stored in one queue, in the order of their sending. 1 to 255 bytes without control characters. It
+	// excludes deliver_at and delay.
+	ShardingKey   string `protobuf:"bytes,12,opt,name=sharding_key,json=shardingKey,proto3" json:"sharding_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +265,13 @@ func (x *Message) GetRoundDelay() bool {
 		return x.RoundDelay
 	}
 	return false
+}
+
+func (x *Message) GetShardingKey() string {
+	if x != nil {
+		return x.ShardingKey
+	}
+	return ""
 }
 
 type isMessage_Content interface {
@@ -760,6 +770,7 @@ type ReceivedMessage struct {
 	Tag           string                 `protobuf:"bytes,6,opt,name=tag,proto3" json:"tag,omitempty"`
 	Keys          []string               `protobuf:"bytes,7,rep,name=keys,proto3" json:"keys,omitempty"`
 	Properties    map[string]string      `protobuf:"bytes,8,rep,name=properties,proto3" json:"properties,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	ShardingKey   string                 `protobuf:"bytes,12,opt,name=sharding_key,json=shardingKey,proto3" json:"sharding_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -841,6 +852,13 @@ func (x *ReceivedMessage) GetProperties() map[string]string {
 		return x.Properties
 	}
 	return nil
+}
+
+func (x *ReceivedMessage) GetShardingKey() string {
+	if x != nil {
+		return x.ShardingKey
+	}
+	return ""
 }
 
 type ReceiveRequest struct {
@@ -1585,7 +1603,7 @@ var File_proxy_v1alpha1_proxy_proto protoreflect.FileDescriptor
 
 const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1aproxy/v1alpha1/proxy.proto\x12\x17rocketmq.proxy.v1alpha1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x03\n" +
+	"\x1aproxy/v1alpha1/proxy.proto\x12\x17rocketmq.proxy.v1alpha1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x04\n" +
 	"\aMessage\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n" +
 	"\x04body\x18\x02 \x01(\fH\x00R\x04body\x12\x14\n" +
@@ -1602,7 +1620,8 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x05delay\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationH\x01R\x05delay\x12\x1f\n" +
 	"\vround_delay\x18\v \x01(\bR\n" +
-	"roundDelay\x1a=\n" +
+	"roundDelay\x12!\n" +
+	"\fsharding_key\x18\f \x01(\tR\vshardingKey\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
@@ -1640,7 +1659,7 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\fack_deadline\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vackDeadline\x127\n" +
 	"\tborn_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bbornTime\x129\n" +
 	"\n" +
-	"store_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstoreTime\"\x9e\x02\n" +
+	"store_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstoreTime\"\xc1\x02\n" +
 	"\x0fReceivedMessage\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\x12\n" +
@@ -1650,7 +1669,8 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x04keys\x18\a \x03(\tR\x04keys\x12X\n" +
 	"\n" +
 	"properties\x18\b \x03(\v28.rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntryR\n" +
-	"properties\x1a=\n" +
+	"properties\x12!\n" +
+	"\fsharding_key\x18\f \x01(\tR\vshardingKey\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xad\x03\n" +
