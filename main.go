@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/go-logr/logr"
 	"go.uber.org/zap/zapcore"
@@ -31,7 +30,6 @@ var (
 )
 
 func main() {
-	tuneGC()
 	ctx := ctrl.SetupSignalHandler()
 	err := dispatch(ctx, os.Args[1:])
 	switch {
@@ -75,13 +73,5 @@ func logFlags(flags *flag.FlagSet) func() logr.Logger {
 		ctrl.SetLogger(log)
 		klog.SetLogger(log.WithName("client-go"))
 		return log
-	}
-}
-
-// tuneGC trades some memory for CPU unless GOGC says otherwise: the live heap is small (tens of MiB) and turned over fast, so that at the default the
-// collector runs many times a second and takes 10 to 17 % of the CPU under load. GOMEMLIMIT still bounds the whole.
-func tuneGC() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(200)
 	}
 }

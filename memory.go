@@ -19,11 +19,12 @@ const (
 	quietBytes = 2 << 20
 	// quietTicks without a load end one.
 	quietTicks = 5
-	// loadHeap is how far the heap may grow beyond what is live between two collections under load. The runtime's own rule is as much again as is live,
-	// which for a host with some hundred objects is little: it would collect many times a second, for a sixth of its CPU.
-	loadHeap = 64 << 20
-	// Bounds of the GC percentage that follows; the least is the runtime's default.
-	leastPercent, mostPercent = 100, 400
+	// restPercent is the GC percentage of a host at rest: what is live is little (tens of MiB) and turned over fast, and at the runtime's 100 the
+	// collector takes 10 to 17 % of the CPU under load.
+	restPercent = 200
+	// loadHeap is how far the heap may grow beyond what is live between two collections under load, up to mostPercent and at least by restPercent.
+	loadHeap    = 96 << 20
+	mostPercent = 400
 )
 
 // heapKeeper trades memory for CPU while the host is under load, and gives it back soon after the load's end. Left to itself the Go runtime collects a quiet
@@ -59,6 +60,7 @@ func runtimeBytes(name string) func() uint64 {
 func (m heapKeeper) Start(ctx context.Context) error {
 	ticker := time.NewTicker(memoryTick)
 	defer ticker.Stop()
+	m.percent(restPercent)
 	before, busy, quiet := m.allocated(), true, 0 // the start is a load
 	for {
 		select {
@@ -75,7 +77,7 @@ func (m heapKeeper) Start(ctx context.Context) error {
 			quiet = 0
 		default:
 			if quiet++; busy && quiet == quietTicks {
-				m.percent(leastPercent)
+				m.percent(restPercent)
 				m.giveBack()
 				busy = false
 			}
@@ -90,10 +92,10 @@ func (m heapKeeper) percent(percent int) {
 	}
 }
 
-// percentUnderLoad lets the heap grow by loadHeap beyond live bytes, or by as much as is live when that is more.
+// percentUnderLoad lets the heap grow by loadHeap beyond live bytes, or by restPercent of them when that is more.
 func percentUnderLoad(live uint64) int {
 	if live == 0 {
 		return mostPercent
 	}
-	return int(min(max(loadHeap*100/live, leastPercent), mostPercent))
+	return int(min(max(loadHeap*100/live, restPercent), mostPercent))
 }

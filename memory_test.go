@@ -20,7 +20,7 @@ func TestMemoryIsTakenUnderLoadAndGivenBackOnceAfterIt(t *testing.T) {
 			allocated: allocated.Load, live: live.Load, giveBack: func() { times.Add(1) },
 			setPercent: func(p int) { percent.Store(int64(p)) },
 		}
-		live.Store(32 << 20)
+		live.Store(32 << 20) // loadHeap is three times as much
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- m.Start(ctx) }()
@@ -32,18 +32,18 @@ func TestMemoryIsTakenUnderLoadAndGivenBackOnceAfterIt(t *testing.T) {
 			given   int64
 			percent int64
 		}{
-			{"quiet after the start", quietTicks - 1, 1 << 20, 0, 0},
-			{"for long enough", 1, 1 << 20, 1, 100},
-			{"still quiet", 2 * quietTicks, 1 << 20, 1, 100},
-			{"a little work", quietTicks, quietBytes + 1, 1, 100},
-			{"quiet, and no load before", quietTicks, 0, 1, 100},
-			{"a load", 1, busyBytes, 1, 200},
-			{"the load goes on", 3, 10 * busyBytes, 1, 200},
-			{"its end", quietTicks - 1, quietBytes, 1, 200},
-			{"not quite", 1, quietBytes + 1, 1, 200},
-			{"quiet", quietTicks - 1, quietBytes, 1, 200},
-			{"for long enough", 1, quietBytes, 2, 100},
-			{"still quiet", 2 * quietTicks, 0, 2, 100},
+			{"quiet after the start", quietTicks - 1, 1 << 20, 0, 200},
+			{"for long enough", 1, 1 << 20, 1, 200},
+			{"still quiet", 2 * quietTicks, 1 << 20, 1, 200},
+			{"a little work", quietTicks, quietBytes + 1, 1, 200},
+			{"quiet, and no load before", quietTicks, 0, 1, 200},
+			{"a load", 1, busyBytes, 1, 300},
+			{"the load goes on", 3, 10 * busyBytes, 1, 300},
+			{"its end", quietTicks - 1, quietBytes, 1, 300},
+			{"not quite", 1, quietBytes + 1, 1, 300},
+			{"quiet", quietTicks - 1, quietBytes, 1, 300},
+			{"for long enough", 1, quietBytes, 2, 200},
+			{"still quiet", 2 * quietTicks, 0, 2, 200},
 		} {
 			for range step.ticks {
 				allocated.Add(step.grown)
@@ -69,7 +69,7 @@ func TestTheHeapMayGrowByAFixedAmountUnderLoad(t *testing.T) {
 		live uint64
 		want int
 	}{
-		{0, 400}, {1 << 20, 400}, {16 << 20, 400}, {32 << 20, 200}, {64 << 20, 100}, {1 << 30, 100},
+		{0, 400}, {1 << 20, 400}, {24 << 20, 400}, {32 << 20, 300}, {48 << 20, 200}, {1 << 30, 200},
 	} {
 		if got := percentUnderLoad(c.live); got != c.want {
 			t.Errorf("%d MiB live: %d %%, want %d", c.live>>20, got, c.want)

@@ -144,10 +144,11 @@ func (c *cluster) sample(t *testing.T, op *localenv.Operator) sample {
 	must(t, err)
 	sockets, err := descriptors(op.PID(), "socket:")
 	must(t, err)
+	spare := metrics["go_gc_gogc_percent"] / 100
 	return sample{
 		goroutines: metrics["go_goroutines"], sockets: float64(sockets),
-		// The collector's goal is twice what was alive at its last run, and the stacks; garbage is no leak.
-		heap:      (metrics["go_memstats_next_gc_bytes"] - metrics["go_memstats_stack_inuse_bytes"]) / 2,
+		// The collector's goal is what was alive at its last run, and so much more of it and of the stacks; garbage is no leak.
+		heap:      (metrics["go_memstats_next_gc_bytes"] - spare*metrics["go_memstats_stack_inuse_bytes"]) / (1 + spare),
 		leftovers: localenv.Sum(metrics, "rocketmq_proxy_library_leftovers"),
 	}
 }

@@ -156,7 +156,7 @@ func (c *cluster) costNow(t *testing.T, op *localenv.Operator) cost {
 	must(t, err)
 	return cost{
 		goroutines: int(m["go_goroutines"]), resident: int64(m["process_resident_memory_bytes"]), heap: int64(m["go_memstats_heap_inuse_bytes"]),
-		stacks: int64(m["go_memstats_stack_inuse_bytes"]), live: int64(m["go_memstats_next_gc_bytes"]) / 3, // GOGC is 200
+		stacks: int64(m["go_memstats_stack_inuse_bytes"]), live: int64(m["go_memstats_next_gc_bytes"] / (1 + m["go_gc_gogc_percent"]/100)), // with the stacks
 	}
 }
 
