@@ -249,8 +249,7 @@ func TestTokensThatCannotBeForUsAreNotAskedAbout(t *testing.T) {
 
 // TestAnAPIServerThatIsAwayIsNotANo: the caller may come again; the answer is not "your token is wrong".
 func TestAnAPIServerThatIsAwayIsNotANo(t *testing.T) {
-	needAPIServer(t)
-	config, wire := onWire(nil)
+	config, wire := onWire(t, nil)
 	c, err := client.New(config, client.Options{Scheme: testScheme})
 	must(t, err)
 	wire.setRefuse(func(r *http.Request) *http.Response {

@@ -43,7 +43,7 @@ func TestC1ACrashAtEveryWriteEndsTheSame(t *testing.T) {
 // look as wanted, 20 s after the beginning at most.
 func crashStory(t *testing.T, want string, dieAt int, afterCommit bool) (objects string, writes []string) {
 	begun, namespace := time.Now(), newNamespace(t)
-	config, wire := onWire(func(w *wire) { w.dieAt, w.afterCommit = dieAt, afterCommit })
+	config, wire := onWire(t, func(w *wire) { w.dieAt, w.afterCommit = dieAt, afterCommit })
 	op := newOperator(t, operatorOptions{namespace: namespace, config: config, allowed: []string{errProcessDied.Error(), "context canceled"}})
 	later := &successor{t: t, died: op, wire: wire, want: want}
 	later.begin()
@@ -185,7 +185,7 @@ func TestC2AStaleCacheStartsNothing(t *testing.T) {
 // TestC4ErrorsOfTheAPIServerPass is tests.md C4 in its short form: most writes are refused for a while; afterwards everything is as it should be, and
 // no object has cost many writes.
 func TestC4ErrorsOfTheAPIServerPass(t *testing.T) {
-	config, wire := onWire(nil)
+	config, wire := onWire(t, nil)
 	op := newOperator(t, operatorOptions{namespace: newNamespace(t), config: config, allowed: []string{"Reconciler error"}})
 	var mu sync.Mutex
 	random := rand.New(rand.NewPCG(1, 1))

@@ -92,7 +92,7 @@ func TestC7DeleteEndsWhateverIsBroken(t *testing.T) {
 	})
 	t.Run("the right to write status is taken away and given back", func(t *testing.T) {
 		t.Parallel()
-		config, wire := onWire(nil)
+		config, wire := onWire(t, nil)
 		op := startOperator(t, operatorOptions{namespace: newNamespace(t), config: config, allowed: []string{"Reconciler error"}})
 		o := op.apply("Producer", "x", goodProducer+drain)
 		op.waitReady(o, "x")
@@ -182,7 +182,7 @@ func (w *wire) setRefuse(f func(*http.Request) *http.Response) {
 // deletion.
 func TestTheEndOfAnUnusedClientIsNotToldTwice(t *testing.T) {
 	t.Parallel()
-	config, wire := onWire(nil)
+	config, wire := onWire(t, nil)
 	op := startOperator(t, operatorOptions{namespace: newNamespace(t), config: config})
 	o := op.apply("Producer", "x", goodProducer)
 	op.waitReady(o, "x")
@@ -203,7 +203,7 @@ func TestTheEndOfAnUnusedClientIsNotToldTwice(t *testing.T) {
 // process ended with an error, and its Lease stayed for all of them to wait for.
 func TestAHostThatCannotFinishItsLastReportsTakesItsLeaseAway(t *testing.T) {
 	t.Parallel()
-	config, wire := onWire(nil)
+	config, wire := onWire(t, nil)
 	op := startOperator(t, operatorOptions{namespace: newNamespace(t), config: config})
 	o := op.apply("Producer", "x", goodProducer)
 	op.waitReady(o, "x")

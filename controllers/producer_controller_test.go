@@ -56,7 +56,7 @@ func keyOf(o object) registry.Key {
 
 func TestAProducerBecomesReadyAndItsStatusTellsHow(t *testing.T) {
 	namespace := newNamespace(t)
-	config, wire := onWire(nil)
+	config, wire := onWire(t, nil)
 	op := startOperator(t, operatorOptions{namespace: namespace, config: config})
 	o := op.apply("Producer", "orders", goodProducer)
 	op.waitReady(o, "orders")

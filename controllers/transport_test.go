@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/json"
@@ -34,7 +35,9 @@ type wire struct {
 }
 
 // onWire answers a configuration whose requests go over a wire of their own.
-func onWire(change func(w *wire)) (*rest.Config, *wire) {
+func onWire(t *testing.T, change func(w *wire)) (*rest.Config, *wire) {
+	t.Helper()
+	needAPIServer(t)
 	w := &wire{died: make(chan struct{})}
 	if change != nil {
 		change(w)
