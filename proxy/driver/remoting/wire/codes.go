@@ -6,6 +6,7 @@ package wire
 // Request codes. The numbers are those of org.apache.rocketmq.remoting.protocol.RequestCode, 5.5.0; the ones marked "5.x" are unknown to 4.9.
 const (
 	reqPullMessage          = 11
+	reqQueryMessage         = 12
 	reqQueryConsumerOffset  = 14
 	reqUpdateConsumerOffset = 15
 	reqSearchOffset         = 29
@@ -14,7 +15,11 @@ const (
 	reqHeartBeat            = 34
 	reqUnregisterClient     = 35
 	reqSendMessageBack      = 36
+	reqEndTransaction       = 37
 	reqConsumerList         = 38
+	reqCheckTransaction     = 39 // brokers ask it of us
+	reqLockQueues           = 41
+	reqUnlockQueues         = 42
 	reqCheckClientConfig    = 46
 	reqGetRoute             = 105
 	reqGetClusterInfo       = 106

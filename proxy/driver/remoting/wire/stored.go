@@ -14,6 +14,7 @@ import (
 // Bits of a message's sysFlag (org.apache.rocketmq.common.sysflag.MessageSysFlag, 5.5.0).
 const (
 	sysCompressed     = 1 << 0
+	sysPrepared       = 1 << 2
 	sysBornHostV6     = 1 << 4
 	sysStoreHostV6    = 1 << 5
 	sysCompressionLZ4 = 1 << 8
