@@ -13,7 +13,8 @@ import (
 // of the process, not of the object.
 func sameProducer(a, b driver.ProducerConfig) bool {
 	return sameConnection(a.Connection, b.Connection) && a.Group == b.Group && slices.Equal(a.Topics, b.Topics) &&
-		a.SendTimeout == b.SendTimeout && a.Retries == b.Retries && a.CompressAbove == b.CompressAbove && a.MaxMessageBytes == b.MaxMessageBytes
+		a.SendTimeout == b.SendTimeout && a.Retries == b.Retries && a.CompressAbove == b.CompressAbove && a.MaxMessageBytes == b.MaxMessageBytes &&
+		a.Transactions == b.Transactions
 }
 
 // sameConsumer is sameProducer for Consumers.

@@ -64,6 +64,9 @@ func capabilityTable() string {
 		{"Recall", func(c driver.Capabilities) string {
 			return choose(c.Recall, "yes; RocketMQ needs `recallMessageEnable=true` at its brokers, 5.4 or newer", "no: FAILED_PRECONDITION")
 		}},
+		{"transactions (`spec.transactions` of a Producer)", func(c driver.Capabilities) string {
+			return choose(c.Transactions, "yes; an OK of EndTransaction means that the broker confirmed it", "no: refused, with ClientGo named when the object is applied, else by the condition `Accepted`")
+		}},
 		{"several hosts", func(c driver.Capabilities) string {
 			return choose(c.SingleHost, "a Consumer runs on one host only (condition `SingleHostDriver` when there are more)", "yes")
 		}},

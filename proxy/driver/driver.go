@@ -65,6 +65,8 @@ type Capabilities struct {
 	MaxDelay time.Duration
 	// Recall: a delayed message can be cancelled.
 	Recall bool
+	// Transactions: Producers whose configuration asks for them implement Transactional. Otherwise OpenProducer refuses such a configuration as Unsupported.
+	Transactions bool
 	// SingleHost: a Consumer of this driver must run on one host only.
 	SingleHost bool
 	// TLS: Connection.TLS is kept. Otherwise a connection that asks for it is refused as Unsupported, never made in plain text.
@@ -138,6 +140,8 @@ type ProducerConfig struct {
 	CompressAbove int
 	// MaxMessageBytes is the limit of one message, body and properties, that the caller has already enforced.
 	MaxMessageBytes int
+	// Transactions asks for a Transactional producer; opening proves the rights that it needs.
+	Transactions bool
 }
 
 // StartFrom is where a group begins in a queue in which it has no position yet.

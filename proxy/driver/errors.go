@@ -51,8 +51,10 @@ const (
 	LeaseExpired Reason = "LeaseExpired"
 	// InvalidHandle: not a handle of this driver and group.
 	InvalidHandle Reason = "InvalidHandle"
-	// TooLate: what was to be recalled has been delivered.
+	// TooLate: what was to be recalled has been delivered, or the broker does not have what was to be ended any more.
 	TooLate Reason = "TooLate"
+	// TransactionEnded: the transaction was ended the other way.
+	TransactionEnded Reason = "TransactionEnded"
 )
 
 // Error is what drivers return: a reason to decide by and a text for people. It never contains a secret or a body.

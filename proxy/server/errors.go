@@ -78,7 +78,7 @@ func codeOfReason(r driver.Reason) codes.Code {
 	case driver.InvalidMessage, driver.LeaseExpired, driver.InvalidHandle:
 		return codes.InvalidArgument
 	case driver.Unauthorized, driver.TopicNotFound, driver.InvalidFilter, driver.AddressRefused, driver.Unsupported, driver.Invalid,
-		driver.GroupHasClassicMembers, driver.TooLate:
+		driver.GroupHasClassicMembers, driver.TooLate, driver.TransactionEnded:
 		return codes.FailedPrecondition
 	default:
 		return codes.Internal

@@ -56,6 +56,10 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 	if err := refuseTLS(cfg.Connection); err != nil {
 		return nil, err
 	}
+	if cfg.Transactions {
+		return nil, driver.Errorf(driver.Unsupported, "transactions",
+			"the driver %s has no transactions: its library commits without waiting for an answer; use the driver Remoting with brokers 5.x", Name)
+	}
 	r, err := newResolver(ctx, cfg.Connection)
 	if err != nil {
 		return nil, err

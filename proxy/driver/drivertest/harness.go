@@ -47,6 +47,8 @@ type Facts struct {
 	Open time.Duration
 	// MaxMessageBytes is the limit of one message at the broker. 0 = 4 MiB.
 	MaxMessageBytes int
+	// Check is the longest time from one check of a transaction to the next, and to the first one. 0 = 5 seconds.
+	Check time.Duration
 	// SQL: the broker has SQL92 filters switched on.
 	SQL bool
 	// CreatesTopics: sending to an unknown topic creates it instead of failing with TopicNotFound.
@@ -89,6 +91,7 @@ func (f Facts) withDefaults() Facts {
 	orDefault(&f.Quiet, 500*time.Millisecond)
 	orDefault(&f.Open, 10*time.Second)
 	orDefault(&f.Nack, f.Lease)
+	orDefault(&f.Check, 5*time.Second)
 	if f.MaxMessageBytes == 0 {
 		f.MaxMessageBytes = 4 << 20
 	}

@@ -31,6 +31,10 @@ type Options struct {
 	MaxTopics, MaxGroups int
 	// Credentials that are let in. Empty = everybody, whatever credentials they show.
 	Credentials []driver.Credentials
+	// TransactionTimeout is when an undecided transaction is first asked for, TransactionCheckInterval the time to each further check, and
+	// TransactionCheckMax how many there are before it is given up. 0 = 6 s, 30 s and 15, as RocketMQ has them.
+	TransactionTimeout, TransactionCheckInterval time.Duration
+	TransactionCheckMax                          int
 	// NameServers, when set, are the only addresses at which the broker can be reached; others are Unavailable, and each client's
 	// AllowAddress is asked as it would be before dialling. Empty = every address leads here and none is asked about.
 	NameServers []string
@@ -40,10 +44,17 @@ func (o Options) withDefaults() Options {
 	for _, n := range []struct {
 		value *int
 		def   int
-	}{{&o.Queues, 4}, {&o.MaxMessageBytes, 4 << 20}, {&o.MaxTopicMessages, 100_000}, {&o.MaxTopics, 10_000}, {&o.MaxGroups, 10_000}} {
+	}{{&o.Queues, 4}, {&o.MaxMessageBytes, 4 << 20}, {&o.MaxTopicMessages, 100_000}, {&o.MaxTopics, 10_000}, {&o.MaxGroups, 10_000},
+		{&o.TransactionCheckMax, 15}} {
 		if *n.value <= 0 {
 			*n.value = n.def
 		}
+	}
+	if o.TransactionTimeout <= 0 {
+		o.TransactionTimeout = 6 * time.Second
+	}
+	if o.TransactionCheckInterval <= 0 {
+		o.TransactionCheckInterval = 30 * time.Second
 	}
 	if o.MaxTopicBytes <= 0 {
 		o.MaxTopicBytes = 64 << 20
@@ -72,6 +83,8 @@ type lockedState struct {
 	groups  map[string]*group
 	clients map[*gate]driver.ClientID
 	bytes   int64
+	// transactions are those of all groups.
+	transactions transactions
 	// lastID numbers groups and topics, lastGeneration leases.
 	lastID, lastGeneration uint64
 }

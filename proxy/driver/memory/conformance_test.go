@@ -27,11 +27,12 @@ type harness struct {
 
 func newHarness(o Options) harness {
 	o.Credentials, o.NameServers = []driver.Credentials{credentials}, []string{"192.0.2.1:9876"}
+	o.TransactionTimeout, o.TransactionCheckInterval = 300*time.Millisecond, 200*time.Millisecond
 	h := harness{broker: NewBroker(o)}
 	wrong := h.Connection()
 	wrong.Credentials.SecretKey = "wrong"
 	h.facts = drivertest.Facts{
-		Lease: 300 * time.Millisecond, Late: 500 * time.Millisecond, Early: time.Millisecond, Quiet: 100 * time.Millisecond, SQL: true,
+		Lease: 300 * time.Millisecond, Late: 500 * time.Millisecond, Early: time.Millisecond, Quiet: 100 * time.Millisecond, Check: 2 * time.Second, SQL: true,
 		CreatesTopics: !o.RefuseUnknownTopics, Unauthorized: &wrong, Unreachable: []string{"192.0.2.2:9876"},
 	}
 	return h

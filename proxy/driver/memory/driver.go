@@ -37,7 +37,7 @@ func (memoryDriver) Capabilities() driver.Capabilities {
 		// Every host has a broker of its own: a second host's Consumer would read another broker.
 		SingleHost: true,
 		TLS:        true, // nothing leaves the process
-		Delays:     "exact, up to 3 days", MaxDelay: maxAhead, Recall: true,
+		Delays:     "exact, up to 3 days", MaxDelay: maxAhead, Recall: true, Transactions: true,
 	}
 }
 
@@ -49,7 +49,7 @@ func (d memoryDriver) OpenProducer(ctx context.Context, cfg driver.ProducerConfi
 		return nil, err
 	}
 	p := &producer{broker: d.broker, gate: newGate(), group: cfg.Group, namespace: cfg.Connection.Namespace, topics: cfg.Topics,
-		limit: d.broker.options.MaxMessageBytes}
+		limit: d.broker.options.MaxMessageBytes, transactional: cfg.Transactions}
 	if cfg.MaxMessageBytes > 0 {
 		p.limit = min(p.limit, cfg.MaxMessageBytes)
 	}

@@ -27,6 +27,8 @@ const (
 	GiveBack
 	DeadLetter
 	Lag
+	Begin
+	End
 	Close
 	operations
 )

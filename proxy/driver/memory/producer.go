@@ -20,6 +20,9 @@ type producer struct {
 	namespace string
 	limit     int
 	topics    []string
+	// transactional: its configuration asked for transactions. watchers are guarded by broker.mu.
+	transactional bool
+	watchers      []*watcher
 }
 
 // Limits says what a request to this broker may carry; the bytes leave room for one message of the largest size.
@@ -154,8 +157,12 @@ func (p *producer) Close(ctx context.Context) error {
 	return p.broker.faults.enterClose(ctx, p.group, func() {
 		p.close(func() {
 			p.broker.mu.Lock()
-			defer p.broker.mu.Unlock()
 			delete(p.broker.state.clients, p.gate)
+			watchers := p.watchers
+			p.broker.mu.Unlock()
+			for _, w := range watchers {
+				p.unwatch(w)
+			}
 		})
 	})
 }

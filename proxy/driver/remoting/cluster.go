@@ -27,11 +27,13 @@ type periods struct {
 	old time.Duration
 	// forget is how long a topic that no open object names is remembered.
 	forget time.Duration
+	// beat is how often the producer groups are named of which somebody watches the checks.
+	beat time.Duration
 }
 
 var defaultPeriods = periods{
 	tick: 5 * time.Second, check: 30 * time.Second, checkAgain: 5 * time.Second,
-	busy: 30 * time.Second, idle: 5 * time.Minute, old: time.Minute, forget: time.Minute,
+	busy: 30 * time.Second, idle: 5 * time.Minute, old: time.Minute, forget: time.Minute, beat: beatEvery,
 }
 
 // cluster is one RocketMQ as one identity sees it: the connections, and what is known about topics and brokers. All objects of this process with
@@ -66,15 +68,19 @@ type cluster struct {
 		checked time.Time
 		// suspicious: a request failed since the last check, so the next one is not waited for.
 		suspicious bool
+		// transactions are those whose locks the keeper gives back.
+		transactions map[*transactions]struct{}
 	}
+	checks checks
 }
 
 func newCluster(d *Driver, key clusterKey, c driver.Connection) *cluster {
 	life, end := context.WithCancel(context.Background())
 	cl := &cluster{
-		driver: d, key: key, wire: wire.New(c, wire.Options{ReadBufferBytes: 64 << 10}), allow: c.AllowAddress, periods: d.periods, clocks: newClocks(), life: life, end: end,
+		driver: d, key: key, allow: c.AllowAddress, periods: d.periods, clocks: newClocks(), life: life, end: end,
 		clientID: "proxy-check-" + uuid.NewString()[:8],
 	}
+	cl.wire = wire.New(c, wire.Options{ReadBufferBytes: 64 << 10, OnRequest: cl.onRequest})
 	cl.state.topics = make(map[string]*topic)
 	cl.state.brokers = make(map[string]*broker)
 	cl.state.proofs = make(map[string]*flight)
@@ -110,7 +116,7 @@ func (cl *cluster) close() {
 func (cl *cluster) keep() {
 	ticker := time.NewTicker(cl.periods.tick)
 	defer ticker.Stop()
-	lastCheck := time.Now()
+	lastCheck, lastBeat := time.Now(), time.Now()
 	for {
 		select {
 		case <-ticker.C:
@@ -125,6 +131,11 @@ func (cl *cluster) keep() {
 			cl.check()
 			lastCheck = time.Now()
 		}
+		if time.Since(lastBeat) >= cl.periods.beat {
+			cl.beatAll()
+			lastBeat = time.Now()
+		}
+		cl.releaseAll()
 		cl.forget()
 		// After the check, which tells whether it makes sense: each question would wait for name servers that are away.
 		if cl.nameServersAnswer() {

@@ -20,7 +20,7 @@ func (h *harness) Facts() drivertest.Facts {
 	f := drivertest.Facts{
 		// A broker delivers again 2 to 3 s after a lease's end; a slow moment of one that shares two cores with the test comes on top.
 		Late: 8 * time.Second, Early: 2 * clockSlack, Nack: 3 * time.Second, Open: 20 * time.Second, SQL: true,
-		RestartBroker: h.restart, MaxMessageBytes: 4 << 20,
+		RestartBroker: h.restart, MaxMessageBytes: 4 << 20, Check: 15 * time.Second,
 	}
 	if !h.user.IsZero() {
 		wrong := h.Connection()

@@ -12,8 +12,10 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/rocketmq"
 )
 
-// shared is one RocketMQ 5.5.0 with ACL for all tests that want a real one.
-var shared = rocketmq.NewShared(rocketmq.Options{ACL: true})
+// shared is one RocketMQ 5.5.0 with ACL for all tests that want a real one. It asks for undecided transactions every 2 s.
+var shared = rocketmq.NewShared(rocketmq.Options{ACL: true, ExtraBrokerConf: map[string]string{
+	"transactionTimeOut": "1500", "transactionCheckInterval": "2000",
+}})
 
 func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
 

@@ -17,12 +17,14 @@ import (
 )
 
 // producer sends through its cluster. While it sends nothing it is these fields: no goroutine, no timer, no connection of its own and no
-// heartbeat, which brokers need for the check-backs of transactions only.
+// heartbeat, which brokers need for the checks of transactions only, while somebody watches them.
 type producer struct {
 	cluster *cluster
 	cfg     driver.ProducerConfig
 	gate    *gate.Gate
 	fault   atomic.Pointer[sendFault]
+	// transactions is nil unless the configuration asked for them.
+	transactions *transactions
 }
 
 // sendFault is the last send's trouble, of the kinds that Err reports.
@@ -44,7 +46,11 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 	}
 	p := &producer{cluster: d.acquire(cfg.Connection), cfg: cfg, gate: gate.New()}
 	p.cluster.use(p.names()...)
-	if err := p.prove(ctx); err != nil {
+	err := p.prove(ctx)
+	if err == nil && cfg.Transactions {
+		err = p.proveTransactions(ctx)
+	}
+	if err != nil {
 		p.leaveCluster()
 		return nil, err
 	}
@@ -148,6 +154,9 @@ func (p *producer) Close(ctx context.Context) error {
 	err := p.gate.Close(ctx, func() error {
 		// Sends under way were cancelled when the gate was shut; each has its answer when Wait returns.
 		p.gate.Wait()
+		if p.transactions != nil {
+			p.transactions.close()
+		}
 		p.leaveCluster()
 		return nil
 	})
