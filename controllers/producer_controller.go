@@ -6,6 +6,7 @@ package controllers
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -50,8 +51,14 @@ func defaultProducerGroup(namespace, name string) string {
 // singleHost is false: every host has its own client of a Producer.
 func (producerKind) singleHost(driver.Capabilities) bool { return false }
 
-// refuse is never: every driver can do what a Producer asks for.
-func (producerKind) refuse(object, string, driver.Capabilities) error { return nil }
+// refuse is about transactions, which not every driver has.
+func (producerKind) refuse(o object, driverName string, capabilities driver.Capabilities) error {
+	if o.(*proxyv1alpha1.Producer).Spec.Transactions == nil || capabilities.Transactions {
+		return nil
+	}
+	return fmt.Errorf("spec.transactions: the driver %s cannot tell whether a commit was done: remove transactions, or use the driver Remoting, which needs RocketMQ 5.x",
+		driverName)
+}
 
 // fill completes the registry's spec with what the Producer asks for.
 func (producerKind) fill(o object, connection driver.Connection, spec *registry.Spec) {
@@ -62,6 +69,7 @@ func (producerKind) fill(o object, connection driver.Connection, spec *registry.
 			Connection: connection, Group: spec.Group, Topics: slices.Sorted(slices.Values(p.Topics)),
 			SendTimeout: p.SendTimeout(), Retries: p.RetriesOrDefault(),
 			CompressAbove: p.CompressAbove(), MaxMessageBytes: p.MaxMessageBytesOrDefault(),
+			Transactions: p.Transactions != nil,
 		},
 		Batching:        p.Batching != proxyv1alpha1.BatchingDisabled,
 		MaxMessageBytes: p.MaxMessageBytesOrDefault(),

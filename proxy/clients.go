@@ -104,7 +104,7 @@ func (c *Clients) openProducer(ctx context.Context, d driver.Driver, spec regist
 		Queue: batching.NewQueue(producer, batching.Options{
 			Settings: queueSettings(spec), Observer: c.o.Metrics.Queue(spec.Namespace, spec.Name), Log: log,
 		}),
-		producer: producer, spec: spec,
+		producer: producer, spec: spec, sealer: c.o.Sealer,
 	}, nil
 }
 
@@ -176,6 +176,7 @@ func windowSettings(spec registry.Spec) delivery.Settings {
 type ProducerClient struct {
 	*batching.Queue
 	producer driver.Producer
+	sealer   *delivery.Sealer
 
 	mu   sync.Mutex
 	spec registry.Spec // what the client was opened with, with the live settings of the last Update

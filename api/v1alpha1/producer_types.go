@@ -15,6 +15,7 @@ import (
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || self.topics.all(t, size(t) + size(self.connection.__namespace__) < 127)",fieldPath=".topics",message="topics: RocketMQ takes at most 127 characters for namespace%topic: shorten the topic or connection.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.group) || !has(self.connection) || !has(self.connection.__namespace__) || size(self.group) + size(self.connection.__namespace__) < 120",fieldPath=".group",message="group: RocketMQ takes at most 120 characters for namespace%group: shorten the group or connection.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.tls) || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".connection.tls",message="connection.tls needs driver Remoting or Auto: ClientGo cannot check certificates; remove tls or change driver"
+// +kubebuilder:validation:XValidation:rule="!has(self.transactions) || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".transactions",message="transactions need driver Remoting or Auto: ClientGo cannot tell whether a commit was done; remove transactions or change driver"
 type ProducerSpec struct {
 	CommonSpec `json:",inline"`
 
@@ -81,7 +82,16 @@ type ProducerSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=604800
 	IdleTimeoutSeconds int32 `json:"idleTimeoutSeconds,omitempty"`
+
+	// transactions lets applications begin transactions: messages that nobody gets before they are committed. They need the driver Remoting, and brokers
+	// 5.x; where the brokers have ACL, the credentials need Sub on the topics and on the group beside Pub on the topics. Absent: BeginTransaction is
+	// refused.
+	// +optional
+	Transactions *TransactionsSpec `json:"transactions,omitempty"`
 }
+
+// TransactionsSpec is how transactions are done. An empty one, {}, is enough.
+type TransactionsSpec struct{}
 
 // Batching switches the joining of waiting messages on or off.
 //

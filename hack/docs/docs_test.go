@@ -69,6 +69,13 @@ func TestEveryCommentOfTheProtocolBelongsToADeclaration(t *testing.T) {
 			known[string(m.Name())+"."+string(m.Oneofs().Get(o).Name())] = true
 		}
 	}
+	for i := range file.Enums().Len() {
+		enum := file.Enums().Get(i)
+		known[string(enum.Name())] = true
+		for v := range enum.Values().Len() {
+			known[string(enum.Name())+"."+string(enum.Values().Get(v).Name())] = true
+		}
+	}
 	for i := range file.Services().Len() {
 		s := file.Services().Get(i)
 		known[string(s.Name())] = true

@@ -100,6 +100,7 @@ func messageTables(root string, names []string) (string, error) {
 		return "", err
 	}
 	var out strings.Builder
+	described := map[protoreflect.Name]bool{} // enums that several messages use
 	for i, n := range names {
 		message := proxyv1alpha1.File_proxy_v1alpha1_proxy_proto.Messages().ByName(protoreflect.Name(n))
 		if message == nil {
@@ -118,20 +119,29 @@ func messageTables(root string, names []string) (string, error) {
 			comment := text.comments[n+"."+string(field.Name())]
 			fmt.Fprintf(&out, "| `%s` | %s | %s |\n", field.Name(), protoType(field), cell(comment))
 		}
-		writeEnums(&out, text, message)
+		for e := range message.Enums().Len() {
+			writeEnum(&out, text, message.Enums().Get(e))
+		}
+		for f := range message.Fields().Len() {
+			if enum := message.Fields().Get(f).Enum(); enum != nil && enum.Parent() == message.Parent() && !described[enum.Name()] {
+				described[enum.Name()] = true
+				writeEnum(&out, text, enum)
+			}
+		}
 	}
 	return strings.TrimRight(out.String(), "\n"), nil
 }
 
-func writeEnums(out *strings.Builder, text protoText, message protoreflect.MessageDescriptor) {
-	for e := range message.Enums().Len() {
-		enum := message.Enums().Get(e)
-		fmt.Fprintf(out, "\n%s:\n", enum.Name())
-		for v := range enum.Values().Len() {
-			value := enum.Values().Get(v)
-			if comment := text.comments[string(message.Name())+"."+string(enum.Name())+"."+string(value.Name())]; comment != "" {
-				fmt.Fprintf(out, "- `%s`: %s\n", value.Name(), strings.TrimPrefix(comment, string(value.Name())+": "))
-			}
+func writeEnum(out *strings.Builder, text protoText, enum protoreflect.EnumDescriptor) {
+	fmt.Fprintf(out, "\n%s:\n", enum.Name())
+	scope := string(enum.Name())
+	if message, nested := enum.Parent().(protoreflect.MessageDescriptor); nested {
+		scope = string(message.Name()) + "." + scope
+	}
+	for v := range enum.Values().Len() {
+		value := enum.Values().Get(v)
+		if comment := text.comments[scope+"."+string(value.Name())]; comment != "" {
+			fmt.Fprintf(out, "- `%s`: %s\n", value.Name(), strings.TrimPrefix(comment, string(value.Name())+": "))
 		}
 	}
 }

@@ -83,8 +83,13 @@ var (
 	producerService = grpc.ServiceDesc{
 		ServiceName: pb.ProducerService_ServiceDesc.ServiceName,
 		HandlerType: (*any)(nil),
-		Streams:     []grpc.StreamDesc{unary("Send", (*Server).send), unary("Recall", (*Server).recall)},
-		Metadata:    pb.ProducerService_ServiceDesc.Metadata,
+		Streams: []grpc.StreamDesc{
+			unary("Send", (*Server).send),
+			unary("Recall", (*Server).recall),
+			unary("BeginTransaction", (*Server).beginTransaction),
+			unary("EndTransaction", (*Server).endTransaction),
+		},
+		Metadata: pb.ProducerService_ServiceDesc.Metadata,
 	}
 	consumerService = grpc.ServiceDesc{
 		ServiceName: pb.ConsumerService_ServiceDesc.ServiceName,

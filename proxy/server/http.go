@@ -157,7 +157,8 @@ func (h *httpHandler) prepare(r *http.Request) ([]byte, error) {
 	case len(bytes.TrimSpace(body)) == 0:
 		return []byte("{}"), nil
 	}
-	return body, prepareJSON(&body, strings.HasSuffix(r.URL.Path, ":send"))
+	writes := strings.HasSuffix(r.URL.Path, ":send") || strings.HasSuffix(r.URL.Path, ":beginTransaction")
+	return body, prepareJSON(&body, writes)
 }
 
 // refuseHTTP answers an error that was found before the gateway's routes.
@@ -223,6 +224,14 @@ func (h *httpProducer) Send(ctx context.Context, req *pb.SendRequest) (*pb.SendR
 
 func (h *httpProducer) Recall(ctx context.Context, req *pb.RecallRequest) (*pb.RecallResponse, error) {
 	return httpCall(ctx, h.s, "Recall", req, (*Server).recall)
+}
+
+func (h *httpProducer) BeginTransaction(ctx context.Context, req *pb.BeginTransactionRequest) (*pb.BeginTransactionResponse, error) {
+	return httpCall(ctx, h.s, "BeginTransaction", req, (*Server).beginTransaction)
+}
+
+func (h *httpProducer) EndTransaction(ctx context.Context, req *pb.EndTransactionRequest) (*pb.EndTransactionResponse, error) {
+	return httpCall(ctx, h.s, "EndTransaction", req, (*Server).endTransaction)
 }
 
 func (h *httpConsumer) Ack(ctx context.Context, req *pb.AckRequest) (*pb.AckResponse, error) {

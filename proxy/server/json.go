@@ -97,10 +97,10 @@ func describeJSONError(err error) error {
 	return failure(codes.InvalidArgument, reasonInvalid, field, "the body does not fit this call: "+text)
 }
 
-// prepareJSON checks that body is one JSON object, and in a Send moves each message's json, byte for byte as it was typed, into text. A JSON
+// prepareJSON checks that body is one JSON object, and in a call that writes messages moves each message's json, byte for byte as it was typed, into text. A JSON
 // value that went through protobuf would come out as another one: numbers become doubles (12345678901234567890 loses digits, 1e400 is refused),
 // and order and blanks are lost.
-func prepareJSON(body *[]byte, send bool) error {
+func prepareJSON(body *[]byte, writes bool) error {
 	if !utf8.Valid(*body) {
 		return failure(codes.InvalidArgument, reasonInvalid, "", "the body is not UTF-8; send bytes as base64 in the field body")
 	}
@@ -108,14 +108,17 @@ func prepareJSON(body *[]byte, send bool) error {
 	if err != nil {
 		return failure(codes.InvalidArgument, reasonInvalid, "", "the body is not a JSON object: "+err.Error())
 	}
-	if !send || !bytes.Contains(*body, []byte("json")) {
+	if !writes || !bytes.Contains(*body, []byte("json")) {
 		return nil
 	}
 	for i := range top {
-		if top[i].name != "messages" {
-			continue
+		switch top[i].name {
+		case "messages":
+			top[i].value, err = prepareMessages(top[i].value)
+		case "message":
+			top[i].value, err = prepareMessage("message", top[i].value)
 		}
-		if top[i].value, err = prepareMessages(top[i].value); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -129,19 +132,21 @@ func prepareMessages(list json.RawMessage) (json.RawMessage, error) {
 		return list, nil //nolint:nilerr // It is not a list; the decoder says so, with the field.
 	}
 	for i, raw := range messages {
-		fields, err := parseObject(raw)
+		prepared, err := prepareMessage(messageField(i, ""), raw)
 		if err != nil {
-			continue // It is not an object; the decoder says so.
-		}
-		if messages[i], err = prepareMessage(i, raw, fields); err != nil {
 			return nil, err
 		}
+		messages[i] = prepared
 	}
 	return writeList(messages), nil
 }
 
-// prepareMessage is where json becomes text.
-func prepareMessage(i int, raw json.RawMessage, fields []member) (json.RawMessage, error) {
+// prepareMessage is where json becomes text. path names the message in the request.
+func prepareMessage(path string, raw json.RawMessage) (json.RawMessage, error) {
+	fields, err := parseObject(raw)
+	if err != nil {
+		return raw, nil //nolint:nilerr // It is not an object; the decoder says so.
+	}
 	found, contents := -1, 0
 	for j := range fields {
 		switch fields[j].name {
@@ -154,7 +159,7 @@ func prepareMessage(i int, raw json.RawMessage, fields []member) (json.RawMessag
 	}
 	switch {
 	case contents > 1:
-		return nil, invalid(messageField(i, ""), "it has more than one of body, text and json")
+		return nil, invalid(path, "it has more than one of body, text and json")
 	case found < 0:
 		return raw, nil
 	}

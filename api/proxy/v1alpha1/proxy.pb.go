@@ -42,6 +42,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Decision is what becomes of a transaction.
+type Decision int32
+
+const (
+	Decision_DECISION_UNSPECIFIED Decision = 0
+	// COMMIT: consumers get the message.
+	Decision_COMMIT Decision = 1
+	// ROLLBACK: nobody ever gets it.
+	Decision_ROLLBACK Decision = 2
+)
+
+// Enum value maps for Decision.
+var (
+	Decision_name = map[int32]string{
+		0: "DECISION_UNSPECIFIED",
+		1: "COMMIT",
+		2: "ROLLBACK",
+	}
+	Decision_value = map[string]int32{
+		"DECISION_UNSPECIFIED": 0,
+		"COMMIT":               1,
+		"ROLLBACK":             2,
+	}
+)
+
+func (x Decision) Enum() *Decision {
+	p := new(Decision)
+	*p = x
+	return p
+}
+
+func (x Decision) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Decision) Descriptor() protoreflect.EnumDescriptor {
+	return file_proxy_v1alpha1_proxy_proto_enumTypes[0].Descriptor()
+}
+
+func (Decision) Type() protoreflect.EnumType {
+	return &file_proxy_v1alpha1_proxy_proto_enumTypes[0]
+}
+
+func (x Decision) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Decision.Descriptor instead.
+func (Decision) EnumDescriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{0}
+}
+
 type TokenResult_Outcome int32
 
 const (
@@ -85,11 +137,11 @@ func (x TokenResult_Outcome) String() string {
 }
 
 func (TokenResult_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_proxy_v1alpha1_proxy_proto_enumTypes[0].Descriptor()
+	return file_proxy_v1alpha1_proxy_proto_enumTypes[1].Descriptor()
 }
 
 func (TokenResult_Outcome) Type() protoreflect.EnumType {
-	return &file_proxy_v1alpha1_proxy_proto_enumTypes[0]
+	return &file_proxy_v1alpha1_proxy_proto_enumTypes[1]
 }
 
 func (x TokenResult_Outcome) Number() protoreflect.EnumNumber {
@@ -98,7 +150,7 @@ func (x TokenResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TokenResult_Outcome.Descriptor instead.
 func (TokenResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{19, 0}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{23, 0}
 }
 
 // Message is what an application writes. At most one of body, text and json.
@@ -590,6 +642,234 @@ func (x *RecallResponse) GetMessageId() string {
 	return ""
 }
 
+type BeginTransactionRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Producer  string                 `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
+	// message: without deliver_at and delay. Keep its id with what it announces: the checks of the transaction name it.
+	Message       *Message `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginTransactionRequest) Reset() {
+	*x = BeginTransactionRequest{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginTransactionRequest) ProtoMessage() {}
+
+func (x *BeginTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginTransactionRequest.ProtoReflect.Descriptor instead.
+func (*BeginTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BeginTransactionRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *BeginTransactionRequest) GetProducer() string {
+	if x != nil {
+		return x.Producer
+	}
+	return ""
+}
+
+func (x *BeginTransactionRequest) GetMessage() *Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+type BeginTransactionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// transaction is what EndTransaction takes. Keep it until that has answered; it is good on every host, for 12 hours at least.
+	Transaction   string `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	MessageId     string `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginTransactionResponse) Reset() {
+	*x = BeginTransactionResponse{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginTransactionResponse) ProtoMessage() {}
+
+func (x *BeginTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginTransactionResponse.ProtoReflect.Descriptor instead.
+func (*BeginTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *BeginTransactionResponse) GetTransaction() string {
+	if x != nil {
+		return x.Transaction
+	}
+	return ""
+}
+
+func (x *BeginTransactionResponse) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+type EndTransactionRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Producer  string                 `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
+	// transaction is what BeginTransaction, or a check, named.
+	Transaction string `protobuf:"bytes,3,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// decision: COMMIT or ROLLBACK.
+	Decision      Decision `protobuf:"varint,4,opt,name=decision,proto3,enum=rocketmq.proxy.v1alpha1.Decision" json:"decision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndTransactionRequest) Reset() {
+	*x = EndTransactionRequest{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndTransactionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndTransactionRequest) ProtoMessage() {}
+
+func (x *EndTransactionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndTransactionRequest.ProtoReflect.Descriptor instead.
+func (*EndTransactionRequest) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *EndTransactionRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EndTransactionRequest) GetProducer() string {
+	if x != nil {
+		return x.Producer
+	}
+	return ""
+}
+
+func (x *EndTransactionRequest) GetTransaction() string {
+	if x != nil {
+		return x.Transaction
+	}
+	return ""
+}
+
+func (x *EndTransactionRequest) GetDecision() Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return Decision_DECISION_UNSPECIFIED
+}
+
+type EndTransactionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MessageId     string                 `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndTransactionResponse) Reset() {
+	*x = EndTransactionResponse{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndTransactionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndTransactionResponse) ProtoMessage() {}
+
+func (x *EndTransactionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndTransactionResponse.ProtoReflect.Descriptor instead.
+func (*EndTransactionResponse) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EndTransactionResponse) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
 type SendError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// code is the gRPC status code that the message alone would have got.
@@ -608,7 +888,7 @@ type SendError struct {
 
 func (x *SendError) Reset() {
 	*x = SendError{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[6]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +900,7 @@ func (x *SendError) String() string {
 func (*SendError) ProtoMessage() {}
 
 func (x *SendError) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[6]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +913,7 @@ func (x *SendError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendError.ProtoReflect.Descriptor instead.
 func (*SendError) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{6}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SendError) GetCode() int32 {
@@ -690,7 +970,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[7]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +982,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[7]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +995,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{7}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Delivery) GetMessage() *ReceivedMessage {
@@ -777,7 +1057,7 @@ type ReceivedMessage struct {
 
 func (x *ReceivedMessage) Reset() {
 	*x = ReceivedMessage{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[8]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +1069,7 @@ func (x *ReceivedMessage) String() string {
 func (*ReceivedMessage) ProtoMessage() {}
 
 func (x *ReceivedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[8]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +1082,7 @@ func (x *ReceivedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedMessage.ProtoReflect.Descriptor instead.
 func (*ReceivedMessage) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReceivedMessage) GetTopic() string {
@@ -883,7 +1163,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[9]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +1175,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[9]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1188,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{9}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReceiveRequest) GetNamespace() string {
@@ -987,7 +1267,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1279,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1292,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{10}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReceiveResponse) GetDeliveries() []*Delivery {
@@ -1054,7 +1334,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1346,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1359,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{11}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PullRequest) GetNamespace() string {
@@ -1133,7 +1413,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1425,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1438,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{12}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PullResponse) GetDeliveries() []*Delivery {
@@ -1180,7 +1460,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1472,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1485,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AckRequest) GetNamespace() string {
@@ -1243,7 +1523,7 @@ type NackEntry struct {
 
 func (x *NackEntry) Reset() {
 	*x = NackEntry{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1255,7 +1535,7 @@ func (x *NackEntry) String() string {
 func (*NackEntry) ProtoMessage() {}
 
 func (x *NackEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1268,7 +1548,7 @@ func (x *NackEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NackEntry.ProtoReflect.Descriptor instead.
 func (*NackEntry) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NackEntry) GetAckToken() string {
@@ -1303,7 +1583,7 @@ type NackRequest struct {
 
 func (x *NackRequest) Reset() {
 	*x = NackRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1595,7 @@ func (x *NackRequest) String() string {
 func (*NackRequest) ProtoMessage() {}
 
 func (x *NackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1608,7 @@ func (x *NackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NackRequest.ProtoReflect.Descriptor instead.
 func (*NackRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NackRequest) GetNamespace() string {
@@ -1363,7 +1643,7 @@ type ModifyEntry struct {
 
 func (x *ModifyEntry) Reset() {
 	*x = ModifyEntry{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1655,7 @@ func (x *ModifyEntry) String() string {
 func (*ModifyEntry) ProtoMessage() {}
 
 func (x *ModifyEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1668,7 @@ func (x *ModifyEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyEntry.ProtoReflect.Descriptor instead.
 func (*ModifyEntry) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ModifyEntry) GetAckToken() string {
@@ -1416,7 +1696,7 @@ type ModifyAckDeadlineRequest struct {
 
 func (x *ModifyAckDeadlineRequest) Reset() {
 	*x = ModifyAckDeadlineRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1708,7 @@ func (x *ModifyAckDeadlineRequest) String() string {
 func (*ModifyAckDeadlineRequest) ProtoMessage() {}
 
 func (x *ModifyAckDeadlineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1721,7 @@ func (x *ModifyAckDeadlineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyAckDeadlineRequest.ProtoReflect.Descriptor instead.
 func (*ModifyAckDeadlineRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ModifyAckDeadlineRequest) GetNamespace() string {
@@ -1475,7 +1755,7 @@ type AckResponse struct {
 
 func (x *AckResponse) Reset() {
 	*x = AckResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1767,7 @@ func (x *AckResponse) String() string {
 func (*AckResponse) ProtoMessage() {}
 
 func (x *AckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1780,7 @@ func (x *AckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResponse.ProtoReflect.Descriptor instead.
 func (*AckResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{18}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AckResponse) GetResults() []*TokenResult {
@@ -1529,7 +1809,7 @@ type TokenResult struct {
 
 func (x *TokenResult) Reset() {
 	*x = TokenResult{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1821,7 @@ func (x *TokenResult) String() string {
 func (*TokenResult) ProtoMessage() {}
 
 func (x *TokenResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1834,7 @@ func (x *TokenResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenResult.ProtoReflect.Descriptor instead.
 func (*TokenResult) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{19}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TokenResult) GetAckToken() string {
@@ -1644,6 +1924,22 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\bproducer\x18\x02 \x01(\tR\bproducer\x12#\n" +
 	"\rrecall_handle\x18\x03 \x01(\tR\frecallHandle\"/\n" +
 	"\x0eRecallResponse\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\"\x8f\x01\n" +
+	"\x17BeginTransactionRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bproducer\x18\x02 \x01(\tR\bproducer\x12:\n" +
+	"\amessage\x18\x03 \x01(\v2 .rocketmq.proxy.v1alpha1.MessageR\amessage\"[\n" +
+	"\x18BeginTransactionResponse\x12 \n" +
+	"\vtransaction\x18\x01 \x01(\tR\vtransaction\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId\"\xb2\x01\n" +
+	"\x15EndTransactionRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bproducer\x18\x02 \x01(\tR\bproducer\x12 \n" +
+	"\vtransaction\x18\x03 \x01(\tR\vtransaction\x12=\n" +
+	"\bdecision\x18\x04 \x01(\x0e2!.rocketmq.proxy.v1alpha1.DecisionR\bdecision\"7\n" +
+	"\x16EndTransactionResponse\x12\x1d\n" +
 	"\n" +
 	"message_id\x18\x01 \x01(\tR\tmessageId\"\x85\x01\n" +
 	"\tSendError\x12\x12\n" +
@@ -1737,10 +2033,17 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x02OK\x10\x01\x12\v\n" +
 	"\aEXPIRED\x10\x02\x12\t\n" +
 	"\x05RETRY\x10\x03\x12\v\n" +
-	"\aINVALID\x10\x042\xd3\x02\n" +
+	"\aINVALID\x10\x04*>\n" +
+	"\bDecision\x12\x18\n" +
+	"\x14DECISION_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06COMMIT\x10\x01\x12\f\n" +
+	"\bROLLBACK\x10\x022\xe5\x05\n" +
 	"\x0fProducerService\x12\x9a\x01\n" +
 	"\x04Send\x12$.rocketmq.proxy.v1alpha1.SendRequest\x1a%.rocketmq.proxy.v1alpha1.SendResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/producers/{producer}:send\x12\xa2\x01\n" +
-	"\x06Recall\x12&.rocketmq.proxy.v1alpha1.RecallRequest\x1a'.rocketmq.proxy.v1alpha1.RecallResponse\"G\x82\xd3\xe4\x93\x02A:\x01*\"</v1alpha1/namespaces/{namespace}/producers/{producer}:recall2\x88\x06\n" +
+	"\x06Recall\x12&.rocketmq.proxy.v1alpha1.RecallRequest\x1a'.rocketmq.proxy.v1alpha1.RecallResponse\"G\x82\xd3\xe4\x93\x02A:\x01*\"</v1alpha1/namespaces/{namespace}/producers/{producer}:recall\x12\xca\x01\n" +
+	"\x10BeginTransaction\x120.rocketmq.proxy.v1alpha1.BeginTransactionRequest\x1a1.rocketmq.proxy.v1alpha1.BeginTransactionResponse\"Q\x82\xd3\xe4\x93\x02K:\x01*\"F/v1alpha1/namespaces/{namespace}/producers/{producer}:beginTransaction\x12\xc2\x01\n" +
+	"\x0eEndTransaction\x12..rocketmq.proxy.v1alpha1.EndTransactionRequest\x1a/.rocketmq.proxy.v1alpha1.EndTransactionResponse\"O\x82\xd3\xe4\x93\x02I:\x01*\"D/v1alpha1/namespaces/{namespace}/producers/{producer}:endTransaction2\x88\x06\n" +
 	"\x0fConsumerService\x12`\n" +
 	"\aReceive\x12'.rocketmq.proxy.v1alpha1.ReceiveRequest\x1a(.rocketmq.proxy.v1alpha1.ReceiveResponse(\x010\x01\x12\x9a\x01\n" +
 	"\x04Pull\x12$.rocketmq.proxy.v1alpha1.PullRequest\x1a%.rocketmq.proxy.v1alpha1.PullResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:pull\x12\x96\x01\n" +
@@ -1760,84 +2063,95 @@ func file_proxy_v1alpha1_proxy_proto_rawDescGZIP() []byte {
 	return file_proxy_v1alpha1_proxy_proto_rawDescData
 }
 
-var file_proxy_v1alpha1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_proxy_v1alpha1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_proxy_v1alpha1_proxy_proto_goTypes = []any{
-	(TokenResult_Outcome)(0),         // 0: rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	(*Message)(nil),                  // 1: rocketmq.proxy.v1alpha1.Message
-	(*SendRequest)(nil),              // 2: rocketmq.proxy.v1alpha1.SendRequest
-	(*SendResponse)(nil),             // 3: rocketmq.proxy.v1alpha1.SendResponse
-	(*SendResult)(nil),               // 4: rocketmq.proxy.v1alpha1.SendResult
-	(*RecallRequest)(nil),            // 5: rocketmq.proxy.v1alpha1.RecallRequest
-	(*RecallResponse)(nil),           // 6: rocketmq.proxy.v1alpha1.RecallResponse
-	(*SendError)(nil),                // 7: rocketmq.proxy.v1alpha1.SendError
-	(*Delivery)(nil),                 // 8: rocketmq.proxy.v1alpha1.Delivery
-	(*ReceivedMessage)(nil),          // 9: rocketmq.proxy.v1alpha1.ReceivedMessage
-	(*ReceiveRequest)(nil),           // 10: rocketmq.proxy.v1alpha1.ReceiveRequest
-	(*ReceiveResponse)(nil),          // 11: rocketmq.proxy.v1alpha1.ReceiveResponse
-	(*PullRequest)(nil),              // 12: rocketmq.proxy.v1alpha1.PullRequest
-	(*PullResponse)(nil),             // 13: rocketmq.proxy.v1alpha1.PullResponse
-	(*AckRequest)(nil),               // 14: rocketmq.proxy.v1alpha1.AckRequest
-	(*NackEntry)(nil),                // 15: rocketmq.proxy.v1alpha1.NackEntry
-	(*NackRequest)(nil),              // 16: rocketmq.proxy.v1alpha1.NackRequest
-	(*ModifyEntry)(nil),              // 17: rocketmq.proxy.v1alpha1.ModifyEntry
-	(*ModifyAckDeadlineRequest)(nil), // 18: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	(*AckResponse)(nil),              // 19: rocketmq.proxy.v1alpha1.AckResponse
-	(*TokenResult)(nil),              // 20: rocketmq.proxy.v1alpha1.TokenResult
-	nil,                              // 21: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	nil,                              // 22: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	(*structpb.Value)(nil),           // 23: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
+	(Decision)(0),                    // 0: rocketmq.proxy.v1alpha1.Decision
+	(TokenResult_Outcome)(0),         // 1: rocketmq.proxy.v1alpha1.TokenResult.Outcome
+	(*Message)(nil),                  // 2: rocketmq.proxy.v1alpha1.Message
+	(*SendRequest)(nil),              // 3: rocketmq.proxy.v1alpha1.SendRequest
+	(*SendResponse)(nil),             // 4: rocketmq.proxy.v1alpha1.SendResponse
+	(*SendResult)(nil),               // 5: rocketmq.proxy.v1alpha1.SendResult
+	(*RecallRequest)(nil),            // 6: rocketmq.proxy.v1alpha1.RecallRequest
+	(*RecallResponse)(nil),           // 7: rocketmq.proxy.v1alpha1.RecallResponse
+	(*BeginTransactionRequest)(nil),  // 8: rocketmq.proxy.v1alpha1.BeginTransactionRequest
+	(*BeginTransactionResponse)(nil), // 9: rocketmq.proxy.v1alpha1.BeginTransactionResponse
+	(*EndTransactionRequest)(nil),    // 10: rocketmq.proxy.v1alpha1.EndTransactionRequest
+	(*EndTransactionResponse)(nil),   // 11: rocketmq.proxy.v1alpha1.EndTransactionResponse
+	(*SendError)(nil),                // 12: rocketmq.proxy.v1alpha1.SendError
+	(*Delivery)(nil),                 // 13: rocketmq.proxy.v1alpha1.Delivery
+	(*ReceivedMessage)(nil),          // 14: rocketmq.proxy.v1alpha1.ReceivedMessage
+	(*ReceiveRequest)(nil),           // 15: rocketmq.proxy.v1alpha1.ReceiveRequest
+	(*ReceiveResponse)(nil),          // 16: rocketmq.proxy.v1alpha1.ReceiveResponse
+	(*PullRequest)(nil),              // 17: rocketmq.proxy.v1alpha1.PullRequest
+	(*PullResponse)(nil),             // 18: rocketmq.proxy.v1alpha1.PullResponse
+	(*AckRequest)(nil),               // 19: rocketmq.proxy.v1alpha1.AckRequest
+	(*NackEntry)(nil),                // 20: rocketmq.proxy.v1alpha1.NackEntry
+	(*NackRequest)(nil),              // 21: rocketmq.proxy.v1alpha1.NackRequest
+	(*ModifyEntry)(nil),              // 22: rocketmq.proxy.v1alpha1.ModifyEntry
+	(*ModifyAckDeadlineRequest)(nil), // 23: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	(*AckResponse)(nil),              // 24: rocketmq.proxy.v1alpha1.AckResponse
+	(*TokenResult)(nil),              // 25: rocketmq.proxy.v1alpha1.TokenResult
+	nil,                              // 26: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	nil,                              // 27: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	(*structpb.Value)(nil),           // 28: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 30: google.protobuf.Duration
 }
 var file_proxy_v1alpha1_proxy_proto_depIdxs = []int32{
-	23, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
-	21, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	24, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
-	25, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
-	1,  // 4: rocketmq.proxy.v1alpha1.SendRequest.messages:type_name -> rocketmq.proxy.v1alpha1.Message
-	4,  // 5: rocketmq.proxy.v1alpha1.SendResponse.results:type_name -> rocketmq.proxy.v1alpha1.SendResult
-	7,  // 6: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
-	9,  // 7: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
-	24, // 8: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
-	24, // 9: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
-	24, // 10: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
-	22, // 11: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	25, // 12: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
-	15, // 13: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	17, // 14: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
-	8,  // 15: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	20, // 16: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	25, // 17: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
-	25, // 18: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
-	8,  // 19: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	25, // 20: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
-	15, // 21: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	25, // 22: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
-	17, // 23: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
-	20, // 24: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	0,  // 25: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	24, // 26: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
-	25, // 27: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
-	2,  // 28: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
-	5,  // 29: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
-	10, // 30: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
-	12, // 31: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
-	14, // 32: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
-	16, // 33: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
-	18, // 34: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	3,  // 35: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
-	6,  // 36: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
-	11, // 37: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
-	13, // 38: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
-	19, // 39: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	19, // 40: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	19, // 41: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	35, // [35:42] is the sub-list for method output_type
-	28, // [28:35] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	28, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
+	26, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	29, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
+	30, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
+	2,  // 4: rocketmq.proxy.v1alpha1.SendRequest.messages:type_name -> rocketmq.proxy.v1alpha1.Message
+	5,  // 5: rocketmq.proxy.v1alpha1.SendResponse.results:type_name -> rocketmq.proxy.v1alpha1.SendResult
+	12, // 6: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
+	2,  // 7: rocketmq.proxy.v1alpha1.BeginTransactionRequest.message:type_name -> rocketmq.proxy.v1alpha1.Message
+	0,  // 8: rocketmq.proxy.v1alpha1.EndTransactionRequest.decision:type_name -> rocketmq.proxy.v1alpha1.Decision
+	14, // 9: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
+	29, // 10: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
+	29, // 11: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
+	29, // 12: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
+	27, // 13: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	30, // 14: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
+	20, // 15: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
+	22, // 16: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
+	13, // 17: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
+	25, // 18: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
+	30, // 19: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
+	30, // 20: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
+	13, // 21: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
+	30, // 22: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
+	20, // 23: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
+	30, // 24: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
+	22, // 25: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
+	25, // 26: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
+	1,  // 27: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
+	29, // 28: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
+	30, // 29: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
+	3,  // 30: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
+	6,  // 31: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
+	8,  // 32: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:input_type -> rocketmq.proxy.v1alpha1.BeginTransactionRequest
+	10, // 33: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:input_type -> rocketmq.proxy.v1alpha1.EndTransactionRequest
+	15, // 34: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
+	17, // 35: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
+	19, // 36: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
+	21, // 37: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
+	23, // 38: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	4,  // 39: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
+	7,  // 40: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
+	9,  // 41: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:output_type -> rocketmq.proxy.v1alpha1.BeginTransactionResponse
+	11, // 42: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:output_type -> rocketmq.proxy.v1alpha1.EndTransactionResponse
+	16, // 43: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
+	18, // 44: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
+	24, // 45: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	24, // 46: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	24, // 47: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	39, // [39:48] is the sub-list for method output_type
+	30, // [30:39] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_proxy_v1alpha1_proxy_proto_init() }
@@ -1857,8 +2171,8 @@ func file_proxy_v1alpha1_proxy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proxy_v1alpha1_proxy_proto_rawDesc), len(file_proxy_v1alpha1_proxy_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   22,
+			NumEnums:      2,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

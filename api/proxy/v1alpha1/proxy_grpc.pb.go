@@ -36,8 +36,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ProducerService_Send_FullMethodName   = "/rocketmq.proxy.v1alpha1.ProducerService/Send"
-	ProducerService_Recall_FullMethodName = "/rocketmq.proxy.v1alpha1.ProducerService/Recall"
+	ProducerService_Send_FullMethodName             = "/rocketmq.proxy.v1alpha1.ProducerService/Send"
+	ProducerService_Recall_FullMethodName           = "/rocketmq.proxy.v1alpha1.ProducerService/Recall"
+	ProducerService_BeginTransaction_FullMethodName = "/rocketmq.proxy.v1alpha1.ProducerService/BeginTransaction"
+	ProducerService_EndTransaction_FullMethodName   = "/rocketmq.proxy.v1alpha1.ProducerService/EndTransaction"
 )
 
 // ProducerServiceClient is the client API for ProducerService service.
@@ -52,6 +54,13 @@ type ProducerServiceClient interface {
 	// Recall cancels a message that is to be delivered later, by the handle that Send answered for it. Calling it again answers the same. In the last two
 	// seconds before its time the message may be delivered all the same.
 	Recall(ctx context.Context, in *RecallRequest, opts ...grpc.CallOption) (*RecallResponse, error)
+	// BeginTransaction stores one message that nobody gets before it is committed, through a Producer with spec.transactions. A call that failed may have
+	// stored it all the same: it is never delivered without a commit. Begin again; a repeated call is a transaction of its own.
+	BeginTransaction(ctx context.Context, in *BeginTransactionRequest, opts ...grpc.CallOption) (*BeginTransactionResponse, error)
+	// EndTransaction commits or rolls back; OK means that the broker has confirmed it. Any host takes it. Calling it again the same way answers the same, and
+	// a message is delivered once however often it is committed; the other way is FAILED_PRECONDITION with the reason TransactionEnded (after a
+	// rollback only on the host that did it). On any other error call it again.
+	EndTransaction(ctx context.Context, in *EndTransactionRequest, opts ...grpc.CallOption) (*EndTransactionResponse, error)
 }
 
 type producerServiceClient struct {
@@ -82,6 +91,26 @@ func (c *producerServiceClient) Recall(ctx context.Context, in *RecallRequest, o
 	return out, nil
 }
 
+func (c *producerServiceClient) BeginTransaction(ctx context.Context, in *BeginTransactionRequest, opts ...grpc.CallOption) (*BeginTransactionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BeginTransactionResponse)
+	err := c.cc.Invoke(ctx, ProducerService_BeginTransaction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *producerServiceClient) EndTransaction(ctx context.Context, in *EndTransactionRequest, opts ...grpc.CallOption) (*EndTransactionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EndTransactionResponse)
+	err := c.cc.Invoke(ctx, ProducerService_EndTransaction_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ProducerServiceServer is the server API for ProducerService service.
 // All implementations must embed UnimplementedProducerServiceServer
 // for forward compatibility.
@@ -94,6 +123,13 @@ type ProducerServiceServer interface {
 	// Recall cancels a message that is to be delivered later, by the handle that Send answered for it. Calling it again answers the same. In the last two
 	// seconds before its time the message may be delivered all the same.
 	Recall(context.Context, *RecallRequest) (*RecallResponse, error)
+	// BeginTransaction stores one message that nobody gets before it is committed, through a Producer with spec.transactions. A call that failed may have
+	// stored it all the same: it is never delivered without a commit. Begin again; a repeated call is a transaction of its own.
+	BeginTransaction(context.Context, *BeginTransactionRequest) (*BeginTransactionResponse, error)
+	// EndTransaction commits or rolls back; OK means that the broker has confirmed it. Any host takes it. Calling it again the same way answers the same, and
+	// a message is delivered once however often it is committed; the other way is FAILED_PRECONDITION with the reason TransactionEnded (after a
+	// rollback only on the host that did it). On any other error call it again.
+	EndTransaction(context.Context, *EndTransactionRequest) (*EndTransactionResponse, error)
 	mustEmbedUnimplementedProducerServiceServer()
 }
 
@@ -109,6 +145,12 @@ func (UnimplementedProducerServiceServer) Send(context.Context, *SendRequest) (*
 }
 func (UnimplementedProducerServiceServer) Recall(context.Context, *RecallRequest) (*RecallResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Recall not implemented")
+}
+func (UnimplementedProducerServiceServer) BeginTransaction(context.Context, *BeginTransactionRequest) (*BeginTransactionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BeginTransaction not implemented")
+}
+func (UnimplementedProducerServiceServer) EndTransaction(context.Context, *EndTransactionRequest) (*EndTransactionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method EndTransaction not implemented")
 }
 func (UnimplementedProducerServiceServer) mustEmbedUnimplementedProducerServiceServer() {}
 func (UnimplementedProducerServiceServer) testEmbeddedByValue()                         {}
@@ -167,6 +209,42 @@ func _ProducerService_Recall_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProducerService_BeginTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BeginTransactionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProducerServiceServer).BeginTransaction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProducerService_BeginTransaction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProducerServiceServer).BeginTransaction(ctx, req.(*BeginTransactionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ProducerService_EndTransaction_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EndTransactionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ProducerServiceServer).EndTransaction(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ProducerService_EndTransaction_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ProducerServiceServer).EndTransaction(ctx, req.(*EndTransactionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ProducerService_ServiceDesc is the grpc.ServiceDesc for ProducerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -181,6 +259,14 @@ var ProducerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Recall",
 			Handler:    _ProducerService_Recall_Handler,
+		},
+		{
+			MethodName: "BeginTransaction",
+			Handler:    _ProducerService_BeginTransaction_Handler,
+		},
+		{
+			MethodName: "EndTransaction",
+			Handler:    _ProducerService_EndTransaction_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
