@@ -57,6 +57,14 @@ func retryBackoff(b *proxyv1alpha1.RetryBackoff) retry.Backoff {
 	}
 }
 
+// notBefore: what is stored before the start time must not come, so the positions are written when it has come.
+func (consumerKind) notBefore(o object) time.Time {
+	if at := o.(*proxyv1alpha1.Consumer).Spec.StartTime; at != nil {
+		return at.Time
+	}
+	return time.Time{}
+}
+
 // fill completes the registry's spec with what the Consumer asks for.
 func (consumerKind) fill(o object, connection driver.Connection, spec *registry.Spec) {
 	c := &o.(*proxyv1alpha1.Consumer).Spec
@@ -67,14 +75,16 @@ func (consumerKind) fill(o object, connection driver.Connection, spec *registry.
 			subscriptions[i].Tag, subscriptions[i].SQL = s.Filter.Tag, s.Filter.SQL
 		}
 	}
-	startFrom := driver.Latest
-	if c.StartFrom == proxyv1alpha1.StartFromEarliest {
-		startFrom = driver.Earliest
+	config := driver.ConsumerConfig{Connection: connection, Group: spec.Group, Subscriptions: subscriptions, StartFrom: driver.Latest}
+	switch c.StartFrom {
+	case proxyv1alpha1.StartFromEarliest:
+		config.StartFrom = driver.Earliest
+	case proxyv1alpha1.StartFromTimestamp:
+		config.StartFrom, config.StartTime = driver.Timestamp, c.StartTime.Time
 	}
 	spec.IdleTimeout = c.IdleTimeout()
 	spec.Consumer = &registry.ConsumerSpec{
-		Config:      driver.ConsumerConfig{Connection: connection, Group: spec.Group, Subscriptions: subscriptions, StartFrom: startFrom},
-		AckDeadline: c.AckDeadline(), MaxInFlight: c.MaxInFlightOrDefault(), MaxInFlightBytes: c.MaxInFlightBytesOrDefault(),
+		Config: config, AckDeadline: c.AckDeadline(), MaxInFlight: c.MaxInFlightOrDefault(), MaxInFlightBytes: c.MaxInFlightBytesOrDefault(),
 		MaxDeliveryAttempts: c.MaxDeliveryAttemptsOrDefault(), RetryBackoff: retryBackoff(c.RetryBackoff),
 	}
 }

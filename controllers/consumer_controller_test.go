@@ -61,6 +61,31 @@ connection: {namespace: shop, nameServers: ['B:2', 'a:1']}`)
 	}
 }
 
+// TestAConsumerFromATimeAheadStartsWhenItHasCome: with positions that were written before, messages that are older than the time would come.
+func TestAConsumerFromATimeAheadStartsWhenItHasCome(t *testing.T) {
+	op := newOperator(t, operatorOptions{namespace: newNamespace(t)})
+	opened := make(chan time.Time, 10)
+	op.opener.beforeOpen = func(s registry.Spec) {
+		if c := s.Consumer.Config; c.StartFrom == driver.Timestamp {
+			opened <- c.StartTime
+		}
+	}
+	op.start()
+	at := time.Now().Add(3 * time.Second).Truncate(time.Second)
+	o := op.apply("Consumer", "mailer", goodConsumer+"\nstartFrom: Timestamp\nstartTime: '"+at.UTC().Format(time.RFC3339)+"'")
+	op.waitCondition(o, "mailer", proxyv1alpha1.ConditionConnected, "False", proxyv1alpha1.ReasonStartTimeAhead)
+	if m := conditionOf(o, proxyv1alpha1.ConditionReady).Message; !strings.Contains(m, "spec.startTime") {
+		t.Errorf("the message does not name the field: %q", m)
+	}
+	op.waitReady(o, "mailer")
+	if now := time.Now(); now.Before(at) {
+		t.Errorf("the client started at %s, the start time is %s", now, at)
+	}
+	if got := <-opened; !got.Equal(at) {
+		t.Errorf("it begins at %s, want %s", got, at)
+	}
+}
+
 func TestAnInvalidSQLFilterIsReportedAtTheConsumer(t *testing.T) {
 	op := newOperator(t, operatorOptions{namespace: newNamespace(t)})
 	op.opener.fail = func(registry.Spec) error {

@@ -4,6 +4,8 @@
 package controllers
 
 import (
+	"time"
+
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -59,6 +61,9 @@ func (producerKind) refuse(o object, driverName string, capabilities driver.Capa
 	return fmt.Errorf("spec.transactions: the driver %s cannot tell whether a commit was done: remove transactions, or use the driver Remoting, which needs RocketMQ 5.x",
 		driverName)
 }
+
+// notBefore is never: Producers have no start time.
+func (producerKind) notBefore(object) time.Time { return time.Time{} }
 
 // fill completes the registry's spec with what the Producer asks for.
 func (producerKind) fill(o object, connection driver.Connection, spec *registry.Spec) {

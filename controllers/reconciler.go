@@ -36,6 +36,8 @@ type objectKind interface {
 	singleHost(caps driver.Capabilities) bool
 	// refuse answers what the object asks for and a driver with such capabilities cannot do, nil when there is nothing.
 	refuse(o object, driverName string, caps driver.Capabilities) error
+	// notBefore is when the object's client may start at the earliest; zero = at once.
+	notBefore(o object) time.Time
 	fill(o object, connection driver.Connection, spec *registry.Spec)
 }
 
@@ -265,6 +267,10 @@ func (r *reconciler) desired(ctx context.Context, obj object) (registry.Spec, dr
 	}
 	if err := r.refuse(obj, name, caps); err != nil {
 		return spec, caps, &Stalled{Reason: proxyv1alpha1.ReasonUnsupported, Err: err}
+	}
+	if at, now := r.notBefore(obj), r.now(); now.Before(at) {
+		return spec, caps, &Waiting{Reason: proxyv1alpha1.ReasonStartTimeAhead, After: at.Sub(now), Err: fmt.Errorf(
+			"spec.startTime is %s, which has not come yet: the client starts then", at.UTC().Format(time.RFC3339))}
 	}
 	r.fill(obj, connection, &spec)
 	return spec, caps, nil

@@ -110,6 +110,10 @@ func TestWrongObjectsAreRefusedWithTheFieldsName(t *testing.T) {
 		{"an empty filter", "Consumer", "group: g\nsubscriptions: [{topic: a, filter: {}}]", []string{"spec.subscriptions[0].filter", "tag or sql"}},
 		{"a group of RocketMQ's own tools", "Consumer", "group: CID_RMQ_SYS_X\nsubscriptions: [{topic: a}]", []string{"spec.group", "choose another"}},
 		{"an unknown start position", "Consumer", goodConsumer + "\nstartFrom: Middle", []string{"spec.startFrom", "Latest"}},
+		{"Timestamp without a time", "Consumer", goodConsumer + "\nstartFrom: Timestamp", []string{"spec.startTime", "needed with startFrom Timestamp"}},
+		{"a time without a startFrom", "Consumer", goodConsumer + "\nstartTime: '2026-11-26T08:00:00Z'", []string{"spec.startTime", "belongs to it alone"}},
+		{"a time with Earliest", "Consumer", goodConsumer + "\nstartFrom: Earliest\nstartTime: '2026-11-26T08:00:00Z'", []string{"spec.startTime", "belongs to it alone"}},
+		{"a time that is none", "Consumer", goodConsumer + "\nstartFrom: Timestamp\nstartTime: yesterday", []string{"spec.startTime", "date-time"}},
 		{"an ack deadline below the range", "Consumer", goodConsumer + "\nackDeadlineSeconds: 9", []string{"spec.ackDeadlineSeconds", "10"}},
 		{"an ack deadline above the range", "Consumer", goodConsumer + "\nackDeadlineSeconds: 601", []string{"spec.ackDeadlineSeconds", "600"}},
 		{"nothing may be in flight", "Consumer", goodConsumer + "\nmaxInFlight: 0", []string{"spec.maxInFlight"}},
@@ -171,6 +175,7 @@ func TestGoodObjectsAreTaken(t *testing.T) {
 		{"a back-off that grows", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 1, maxSeconds: 7200, multiplier: 10}}"},
 		{"a back-off that stays as it is", "Consumer", goodConsumer + "\nretryBackoff: {exponential: {initialSeconds: 5, maxSeconds: 5}}"},
 		{"a back-off of thirty-two steps", "Consumer", goodConsumer + "\nretryBackoff: {stepsSeconds: [" + many(31, "%d") + ", 7200]}"},
+		{"a start at a time", "Consumer", goodConsumer + "\nstartFrom: Timestamp\nstartTime: '2026-11-26T09:00:00+01:00'"},
 		{"thirty-two subscriptions", "Consumer", "group: g\nsubscriptions: [" + many(32, "{topic: t%d, filter: {tag: x}}") + "]"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -212,6 +217,7 @@ func TestDefaultsAreTheDocumentedOnes(t *testing.T) {
 
 func TestImmutableFieldsStayAsTheyWereCreated(t *testing.T) {
 	namespace := newNamespace(t)
+	const atNoon = goodConsumer + "\nstartFrom: Timestamp\nstartTime: '2026-11-26T12:00:00Z'"
 	for i, c := range []struct{ name, kind, before, after, want string }{
 		{"a producer's group is changed", "Producer", goodProducer + "\ngroup: a", goodProducer + "\ngroup: b", "spec.group"},
 		{"a producer's group is set later", "Producer", goodProducer, goodProducer + "\ngroup: b", "spec.group"},
@@ -227,6 +233,10 @@ func TestImmutableFieldsStayAsTheyWereCreated(t *testing.T) {
 		{"startFrom is changed", "Consumer", goodConsumer + "\nstartFrom: Latest", goodConsumer + "\nstartFrom: Earliest", "spec.startFrom"},
 		{"startFrom is set to something else than its default later", "Consumer", goodConsumer, goodConsumer + "\nstartFrom: Earliest", "spec.startFrom"},
 		{"startFrom is set to its default later", "Consumer", goodConsumer, goodConsumer + "\nstartFrom: Latest", ""},
+		{"startTime is changed", "Consumer", atNoon, strings.Replace(atNoon, "12:00", "13:00", 1), "spec.startTime"},
+		{"startTime is removed", "Consumer", atNoon, goodConsumer, "spec.startTime"},
+		{"startFrom becomes a time", "Consumer", goodConsumer, atNoon, "spec.startTime"},
+		{"startTime stays, and something else is changed", "Consumer", atNoon, atNoon + "\nmaxInFlight: 10", ""},
 		{"the order of subscriptions means nothing", "Consumer", "group: g\nsubscriptions: [{topic: a}, {topic: b}]", "group: g\nsubscriptions: [{topic: b}, {topic: a}]", ""},
 		{"the driver is changed", "Consumer", goodConsumer + "\ndriver: ClientGo", goodConsumer + "\ndriver: Remoting", ""},
 		{"transactions are allowed later", "Producer", goodProducer, goodProducer + "\ntransactions: {}", ""},

@@ -99,6 +99,8 @@ const (
 	ReasonTopicNotFound = "TopicNotFound"
 	// ReasonGroupHasClassicMembers: clients that do not pop are in the Consumer's group; it is tried again until they have left.
 	ReasonGroupHasClassicMembers = "GroupHasClassicMembers"
+	// ReasonStartTimeAhead: spec.startTime has not come yet; the client starts when it has.
+	ReasonStartTimeAhead = "StartTimeAhead"
 	// ReasonShuttingDown: the host is stopping and starts no client.
 	ReasonShuttingDown = "ShuttingDown"
 )

@@ -14,6 +14,8 @@ import (
 // +kubebuilder:validation:XValidation:rule="has(self.group) == has(oldSelf.group) && (!has(self.group) || self.group == oldSelf.group)",fieldPath=".group",message="group cannot be changed later: create another Consumer with this group"
 // +kubebuilder:validation:XValidation:rule="has(self.subscriptions) == has(oldSelf.subscriptions) && (!has(self.subscriptions) || self.subscriptions == oldSelf.subscriptions)",fieldPath=".subscriptions",message="subscriptions cannot be changed later: members of one group with different subscriptions lose messages; create another Consumer with a group of its own"
 // +kubebuilder:validation:XValidation:rule="has(self.startFrom) == has(oldSelf.startFrom) && (!has(self.startFrom) || self.startFrom == oldSelf.startFrom)",fieldPath=".startFrom",message="startFrom cannot be set, changed or removed later: the group already has its position"
+// +kubebuilder:validation:XValidation:rule="has(self.startTime) == (has(self.startFrom) && self.startFrom == 'Timestamp')",fieldPath=".startTime",message="startTime is needed with startFrom Timestamp, and belongs to it alone"
+// +kubebuilder:validation:XValidation:rule="has(self.startTime) == has(oldSelf.startTime) && (!has(self.startTime) || self.startTime == oldSelf.startTime)",fieldPath=".startTime",message="startTime cannot be set, changed or removed later: the group already has its position"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || self.subscriptions.all(s, size(s.topic) + size(self.connection.__namespace__) < 127)",fieldPath=".subscriptions",message="subscriptions: RocketMQ takes at most 127 characters for namespace%topic: shorten the topic or connection.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || size(self.group) + size(self.connection.__namespace__) < 120",fieldPath=".group",message="group: RocketMQ takes at most 120 characters for namespace%group: shorten the group or connection.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.tls) || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".connection.tls",message="connection.tls needs driver Remoting or Auto: ClientGo cannot check certificates; remove tls or change driver"
@@ -38,11 +40,16 @@ type ConsumerSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	Subscriptions []Subscription `json:"subscriptions"`
 
-	// startFrom is where the group begins in a queue in which it has no position yet: Latest or Earliest. A group that has a position
-	// continues there. It cannot be changed later. Absent: Latest.
+	// startFrom is where the group begins in a queue in which it has no position yet: Latest, Earliest, or Timestamp with startTime. A group
+	// that has a position continues there. It cannot be changed later. Absent: Latest.
 	// +optional
 	// +default="Latest"
 	StartFrom StartFrom `json:"startFrom,omitempty"`
+
+	// startTime is where the group begins with startFrom Timestamp: in every queue at the first message that RocketMQ stored at this time or
+	// later, by the broker's clock. While it is ahead no client starts. It cannot be changed later. Absent: startFrom is something else.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
 
 	// ackDeadlineSeconds is how long an application has to acknowledge a delivery before it comes again, 10 to 600; a receiver may ask
 	// for another time. Absent: 60.
@@ -175,13 +182,14 @@ type Filter struct {
 
 // StartFrom is where a group without a position begins.
 //
-// +kubebuilder:validation:Enum=Latest;Earliest
+// +kubebuilder:validation:Enum=Latest;Earliest;Timestamp
 type StartFrom string
 
-// The two values of spec.startFrom.
+// The values of spec.startFrom.
 const (
-	StartFromLatest   StartFrom = "Latest"
-	StartFromEarliest StartFrom = "Earliest"
+	StartFromLatest    StartFrom = "Latest"
+	StartFromEarliest  StartFrom = "Earliest"
+	StartFromTimestamp StartFrom = "Timestamp"
 )
 
 // AckDeadline is ackDeadlineSeconds, or its default.

@@ -162,6 +162,10 @@ func (in *ConsumerSpec) DeepCopyInto(out *ConsumerSpec) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.StartTime != nil {
+		in, out := &in.StartTime, &out.StartTime
+		*out = (*in).DeepCopy()
+	}
 	if in.RetryBackoff != nil {
 		in, out := &in.RetryBackoff, &out.RetryBackoff
 		*out = new(RetryBackoff)

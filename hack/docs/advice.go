@@ -38,6 +38,7 @@ var advice = map[string]string{
 	"BrokerVersionUnknown":   "As for BrokerUnavailable: the message has the address that does not answer. To start without the brokers' answer, name a driver in `spec.driver`.",
 	"TopicNotFound":          "Create the topic, or correct the name (and `connection.namespace`, which becomes its prefix).",
 	"GroupHasClassicMembers": "Stop the clients that push or pull in this group (the message names one), or set `driver: ClientGo`, or take another group: messages would be split between both, and retries lost.",
+	"StartTimeAhead":         "Nothing: the client starts at `spec.startTime`. If the time is wrong, delete the Consumer and create it anew.",
 	"ShuttingDown":           "Nothing: the host stops, another one takes over or the same comes back.",
 
 	"Progressing":          "Wait.",

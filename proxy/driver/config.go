@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // MaxGroupBytes bounds a group's name: "%RETRY%" and a namespace come before it in the name of its retry topic, which is a topic.
@@ -38,8 +39,8 @@ func (c *ConsumerConfig) Validate() error {
 	if len(c.Subscriptions) == 0 {
 		return Errorf(Invalid, "subscriptions", "name at least one topic")
 	}
-	if c.StartFrom != Latest && c.StartFrom != Earliest {
-		return Errorf(Invalid, "startFrom", "%q is neither Latest nor Earliest", c.StartFrom)
+	if err := c.validateStart(); err != nil {
+		return err
 	}
 	seen := make(map[string]bool, len(c.Subscriptions))
 	for i, s := range c.Subscriptions {
@@ -57,6 +58,25 @@ func (c *ConsumerConfig) Validate() error {
 		if _, err := ParseTags(s.Tag); err != nil {
 			return Errorf(Invalid, field+".filter.tag", "%w", err)
 		}
+	}
+	return nil
+}
+
+func (c *ConsumerConfig) validateStart() error {
+	switch c.StartFrom {
+	case Latest, Earliest:
+		if !c.StartTime.IsZero() {
+			return Errorf(Invalid, "startTime", "it is set and startFrom is %s; it belongs to Timestamp only", c.StartFrom)
+		}
+	case Timestamp:
+		if c.StartTime.IsZero() {
+			return Errorf(Invalid, "startTime", "startFrom is Timestamp and startTime is missing")
+		}
+		if ms := c.StartTime.UnixMilli(); ms < 0 || c.StartTime.Year() > 9999 {
+			return Errorf(Invalid, "startTime", "the time %s is out of range", c.StartTime.UTC().Format(time.RFC3339))
+		}
+	default:
+		return Errorf(Invalid, "startFrom", "%q is none of Latest, Earliest and Timestamp", c.StartFrom)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func goodConnection() Connection {
@@ -48,6 +49,9 @@ func TestAnInvalidConfigurationNamesItsField(t *testing.T) {
 		}},
 		{"subscriptions[1].filter.tag", func(p *ProducerConfig, c *ConsumerConfig) { c.Subscriptions[1].Tag = "x || " }},
 		{"startFrom", func(p *ProducerConfig, c *ConsumerConfig) { c.StartFrom = "" }},
+		{"startTime", func(p *ProducerConfig, c *ConsumerConfig) { c.StartFrom = Timestamp }},
+		{"startTime", func(p *ProducerConfig, c *ConsumerConfig) { c.StartFrom, c.StartTime = Earliest, time.Now() }},
+		{"startTime", func(p *ProducerConfig, c *ConsumerConfig) { c.StartFrom, c.StartTime = Timestamp, time.Unix(-1, 0) }},
 	} {
 		p := ProducerConfig{Connection: goodConnection(), Group: "g", Topics: []string{"a", "b"}}
 		s := ConsumerConfig{Connection: goodConnection(), Group: "g", StartFrom: Earliest, Subscriptions: []Subscription{{Topic: "a"}, {Topic: "b"}}}

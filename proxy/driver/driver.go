@@ -147,10 +147,12 @@ type ProducerConfig struct {
 // StartFrom is where a group begins in a queue in which it has no position yet.
 type StartFrom string
 
-// The two start positions. A group that has a position in a queue continues there.
+// The start positions. A group that has a position in a queue continues there.
 const (
 	Latest   StartFrom = "Latest"
 	Earliest StartFrom = "Earliest"
+	// Timestamp is the first message that was stored at a time or later, by the broker's clock; see ConsumerConfig.StartTime.
+	Timestamp StartFrom = "Timestamp"
 )
 
 // Subscription is one topic of a Consumer and its filter: Tag ("a || b", empty or "*" = all) or SQL, never both.
@@ -167,6 +169,8 @@ type ConsumerConfig struct {
 	Group         string
 	Subscriptions []Subscription
 	StartFrom     StartFrom
+	// StartTime is set with Timestamp and only then. It counts to the millisecond, which is what brokers keep.
+	StartTime time.Time
 }
 
 // Producer sends. All methods are safe for concurrent use.

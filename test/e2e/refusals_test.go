@@ -19,7 +19,7 @@ import (
 func TestAnObjectThatCannotWorkSaysWhyAndCanBeDeleted(t *testing.T) {
 	c := start(t)
 	c.operator(t, localenv.OperatorOptions{})
-	topic := c.topic(t, 2)
+	topic, other := c.topic(t, 2), c.topic(t, 1)
 	taken := "g_" + unique(t)
 	must(t, c.control.Apply(t.Context(), "apiVersion: v1\nkind: Secret\nmetadata: {name: half, namespace: "+namespace+"}\nstringData: {accessKey: someone}\n"))
 	older := unique(t) + "-older"
@@ -35,11 +35,14 @@ func TestAnObjectThatCannotWorkSaysWhyAndCanBeDeleted(t *testing.T) {
 		{"the Secret lacks a key", "rmqp/no-key", producer("no-key", topic, `connection: {credentialsSecretRef: {name: half}}`), "CredentialsReady", "SecretKeyMissing", "secretKey"},
 		{"the topic does not exist", "rmqp/no-topic", producer("no-topic", "nowhere"), "Ready", "TopicNotFound", "nowhere"},
 		{"the SQL filter does not parse", "rmqc/bad-sql", manifest("Consumer", "bad-sql", []string{"group: g_bad_sql", fmt.Sprintf(`subscriptions: [{topic: %s, filter: {sql: "a >"}}]`, topic)}), "Ready", "InvalidFilter", "filter"},
+		{"the SQL filter of the second topic cannot work", "rmqc/bad-sql-2", manifest("Consumer", "bad-sql-2", []string{"group: g_bad_sql_2", fmt.Sprintf(`subscriptions: [{topic: %s}, {topic: %s, filter: {sql: "NOT amount > 9"}}]`, topic, other)}), "Accepted", "InvalidFilter", "subscriptions[1].filter.sql"},
 		{"an older Consumer has the group", "rmqc/younger", consumer("younger", taken, topic), "Accepted", "GroupInUse", taken},
 	} {
 		t.Run(refused.name, func(t *testing.T) {
 			c.apply(t, refused.manifest)
-			if message := c.awaitCondition(t, 30*time.Second, refused.object, refused.condition, refused.reason); !strings.Contains(message, refused.says) {
+			message := c.awaitCondition(t, 30*time.Second, refused.object, refused.condition, refused.reason)
+			t.Log(message)
+			if !strings.Contains(message, refused.says) {
 				t.Errorf("%s says %q, not a word of %q", refused.condition, message, refused.says)
 			}
 			if took := c.delete(t, refused.object); took > 40*time.Second {

@@ -54,8 +54,13 @@ func (p *prover) position(ctx context.Context, cfg driver.ConsumerConfig, q wire
 		return wire.Errorf(err, "ask for the offsets of queue %d of %q", q.ID, q.Topic)
 	}
 	start := oldest
-	if cfg.StartFrom == driver.Latest {
+	switch cfg.StartFrom {
+	case driver.Latest:
 		start = next
+	case driver.Timestamp:
+		if start, err = p.wire.FirstAt(ctx, q, group, cfg.StartTime); err != nil {
+			return wire.Errorf(err, "search queue %d of %q for %s", q.ID, q.Topic, cfg.StartTime.UTC().Format(time.RFC3339))
+		}
 	}
 	err = p.creatingGroup(ctx, q, group, func() error { return p.wire.SetConsumerOffset(ctx, q, group, start) })
 	if err != nil {

@@ -183,6 +183,7 @@ func caseInvalidConfiguration(k *kit) {
 		"subscriptions[1].topic":  func(c *driver.ConsumerConfig) { c.Subscriptions = []driver.Subscription{sub, sub} },
 		"subscriptions[0].filter": func(c *driver.ConsumerConfig) { c.Subscriptions[0].Tag, c.Subscriptions[0].SQL = "a", "a = 1" },
 		"startFrom":               func(c *driver.ConsumerConfig) { c.StartFrom = "Middle" },
+		"startTime":               func(c *driver.ConsumerConfig) { c.StartFrom = driver.Timestamp },
 	} {
 		cfg := k.consumerConfig(k.h.NewGroup(k), driver.Earliest, sub)
 		spoil(&cfg)
@@ -203,7 +204,7 @@ func (k *kit) wantInvalid(what string, err error, field string) {
 
 func caseInvalidFilter(k *kit) {
 	topic := k.h.NewTopic(k, 1)
-	filters := []string{"a >", "a = ", "(a = 1", "a BETWEEN 1", "a ! 3", "AND"}
+	filters := []string{"a >", "a = ", "(a = 1", "a BETWEEN 1", "a ! 3", "AND", "NOT a > 1", "a > 0.0", "a BETWEEN 2 AND 1"}
 	if !k.facts.SQL {
 		filters = append(filters, "a = 1")
 	}

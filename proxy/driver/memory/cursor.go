@@ -79,15 +79,18 @@ func (c *cursor) wakeBefore(due time.Duration) {
 	}
 }
 
-// cursorOf finds the group's cursor or makes it at from.
-func (g *group) cursorOf(t *topic, from driver.StartFrom) *cursor {
+// cursorOf finds the group's cursor or makes it where cfg wants a new one.
+func (g *group) cursorOf(t *topic, cfg *driver.ConsumerConfig) *cursor {
 	if c := g.cursors[t.name]; c != nil {
 		return c
 	}
 	c := &cursor{group: g, topic: t, positions: make([]int64, len(t.queues)), held: map[place]*held{}, waiters: map[*waiter]struct{}{}}
 	for i, q := range t.queues {
-		if c.positions[i] = q.next; from == driver.Earliest && len(q.messages) > 0 {
-			c.positions[i] = q.messages[0].offset
+		switch c.positions[i] = q.next; cfg.StartFrom {
+		case driver.Earliest:
+			c.positions[i] = q.oldest()
+		case driver.Timestamp:
+			c.positions[i] = q.firstAt(cfg.StartTime)
 		}
 	}
 	g.cursors[t.name], g.byID[t.id] = c, c

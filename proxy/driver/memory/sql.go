@@ -10,8 +10,9 @@ import (
 
 // The filter language is the part of SQL92 that RocketMQ's users write: comparisons (= <> < > <= >=) of properties with strings, numbers, TRUE and
 // FALSE; BETWEEN with numbers; IN with strings; IS [NOT] NULL; NOT, AND, OR and parentheses. TAGS and KEYS are properties as well. Properties
-// are text: compared with a number they must be one, otherwise the comparison is unknown, as it is for a property that is not there; a
-// message passes only when the whole is true. As in RocketMQ strings have no order, so < 'x' does not parse.
+// are text: compared with a number they must be one of its kind (number.read). A comparison with a property that is not there is unknown; a
+// message passes only when the whole is true. As in RocketMQ strings have no order, so < 'x' does not parse; and NOT is applied before comparisons, so that
+// it needs parentheses.
 
 // Bounds of a filter, so that a hostile one costs nothing.
 const (
@@ -106,6 +107,9 @@ func (p *parser) not() (condition, error) {
 	}
 	defer func() { p.depth-- }()
 	if p.word("NOT") {
+		if t := p.peek(); t.kind != endToken && t.text != "(" && !slices.Contains([]string{"NOT", "TRUE", "FALSE"}, t.upper) {
+			return nil, fmt.Errorf("expected ( after NOT, found %v: RocketMQ applies NOT before a comparison, so write NOT (n > 1)", t)
+		}
 		inner, err := p.not()
 		return negation{inner}, err
 	}
@@ -175,6 +179,9 @@ func (p *parser) between(left operand, negate bool) (condition, error) {
 	if err != nil {
 		return nil, err
 	}
+	if low.kind == numberOperand && high.kind == numberOperand && high.number.compare(low.number) < 0 {
+		return nil, fmt.Errorf("BETWEEN %s AND %s: the left number must not be larger than the right one", low.text, high.text)
+	}
 	from, err := newComparison(left, ">=", low)
 	if err != nil {
 		return nil, err
@@ -216,6 +223,9 @@ func (p *parser) operand() (operand, error) {
 		n, ok := parseNumber(sign + t.text)
 		if !ok {
 			return operand{}, fmt.Errorf("%v is not a number", t)
+		}
+		if !n.isWhole && n.fraction == 0 {
+			return operand{}, fmt.Errorf("%v: RocketMQ takes no decimal zero, write 0, or a very small number such as 0.000001", t)
 		}
 		return operand{kind: numberOperand, number: n, text: sign + t.text}, nil
 	case sign != "":

@@ -12,13 +12,15 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
 
-// truth is SQL's three-valued logic.
+// truth is SQL's three-valued logic, and a fourth value: broken is a comparison that RocketMQ cannot make, because a property is not a number of the kind
+// that it is compared with. There it ends the whole filter without a match, but for what an AND or OR has decided before it comes to it.
 type truth int
 
 const (
 	no truth = iota
 	unknown
 	yes
+	broken
 )
 
 func truthOf(b bool) truth {
@@ -44,10 +46,33 @@ type (
 	}
 )
 
-func (c constant) eval(*driver.Message) truth   { return truthOf(bool(c)) }
-func (n negation) eval(m *driver.Message) truth { return yes - n.inner.eval(m) }
-func (b both) eval(m *driver.Message) truth     { return min(b.left.eval(m), b.right.eval(m)) }
-func (e either) eval(m *driver.Message) truth   { return max(e.left.eval(m), e.right.eval(m)) }
+func (c constant) eval(*driver.Message) truth { return truthOf(bool(c)) }
+
+func (n negation) eval(m *driver.Message) truth {
+	if t := n.inner.eval(m); t != broken {
+		return yes - t
+	}
+	return broken
+}
+
+func (b both) eval(m *driver.Message) truth {
+	left := b.left.eval(m)
+	if left == no || left == broken {
+		return left
+	}
+	if right := b.right.eval(m); right != broken {
+		return min(left, right)
+	}
+	return broken
+}
+
+func (e either) eval(m *driver.Message) truth {
+	left := e.left.eval(m)
+	if left == yes || left == broken {
+		return left
+	}
+	return max(left, e.right.eval(m))
+}
 
 func (i isNull) eval(m *driver.Message) truth {
 	_, found := property(m, i.property)
@@ -92,16 +117,22 @@ type operand struct {
 	truth  bool
 }
 
-// comparison is "left operator right"; as is what the property side is read as.
+// comparison is "left operator right"; as is what the property side is read as, and like the number that a number must resemble.
 type comparison struct {
 	left, right operand
 	operator    string
 	as          operandKind
+	like        number
 }
 
 // newComparison refuses what can never be true for any message, as RocketMQ does.
 func newComparison(left operand, operator string, right operand) (condition, error) {
 	c := comparison{left: left, right: right, operator: operator, as: max(left.kind, right.kind)}
+	for _, o := range []operand{left, right} {
+		if o.kind == numberOperand {
+			c.like = o.number
+		}
+	}
 	ordered := operator != "=" && operator != "<>"
 	if left.kind != propertyOperand && right.kind != propertyOperand && left.kind != right.kind {
 		return nil, fmt.Errorf("%s and %s are of different kinds and cannot be compared", left.text, right.text)
@@ -119,13 +150,13 @@ func newComparison(left operand, operator string, right operand) (condition, err
 }
 
 func (c comparison) eval(m *driver.Message) truth {
-	left, ok := c.left.value(m, c.as)
-	if !ok {
-		return unknown
+	left, is := c.left.value(m, c.as, c.like)
+	if is != yes {
+		return is
 	}
-	right, ok := c.right.value(m, c.as)
-	if !ok {
-		return unknown
+	right, is := c.right.value(m, c.as, c.like)
+	if is != yes {
+		return is
 	}
 	order := left.compare(right, c.as)
 	switch c.operator {
@@ -144,24 +175,27 @@ func (c comparison) eval(m *driver.Message) truth {
 	}
 }
 
-// value resolves a property and reads it as the kind that the comparison needs.
-func (o operand) value(m *driver.Message, as operandKind) (operand, bool) {
+// value resolves a property and reads it as the kind that the comparison needs: yes when it is there, unknown when it is missing, broken when it is no
+// number like the one it is compared with. What is not TRUE is FALSE, as in RocketMQ.
+func (o operand) value(m *driver.Message, as operandKind, like number) (operand, truth) {
 	if o.kind != propertyOperand {
-		return o, true
+		return o, yes
 	}
 	text, found := property(m, o.text)
 	if !found {
-		return operand{}, false
+		return operand{}, unknown
 	}
 	switch as {
 	case numberOperand:
-		n, ok := parseNumber(text)
-		return operand{number: n}, ok
+		n, ok := like.read(text)
+		if !ok {
+			return operand{}, broken
+		}
+		return operand{number: n}, yes
 	case boolOperand:
-		truth := strings.EqualFold(text, "true")
-		return operand{truth: truth}, truth || strings.EqualFold(text, "false")
+		return operand{truth: strings.EqualFold(text, "true")}, yes
 	default:
-		return operand{text: text}, true
+		return operand{text: text}, yes
 	}
 }
 
@@ -197,6 +231,20 @@ func parseNumber(text string) (number, bool) {
 	}
 	fraction, err := strconv.ParseFloat(text, 64)
 	return number{fraction: fraction}, err == nil
+}
+
+// read reads a property that is compared with n. RocketMQ takes the written number's type: compared with a whole number of 32 bits the property must be one
+// too, and likewise with one of 64 bits; compared with a decimal it may be any number.
+func (n number) read(text string) (number, bool) {
+	bits := 64
+	if n.whole == int64(int32(n.whole)) {
+		bits = 32
+	}
+	if n.isWhole {
+		whole, err := strconv.ParseInt(text, 10, bits)
+		return number{whole: whole, isWhole: true, fraction: float64(whole)}, err == nil
+	}
+	return parseNumber(text)
 }
 
 func (n number) compare(other number) int {

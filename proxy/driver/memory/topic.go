@@ -53,6 +53,23 @@ func (q *queue) index(offset int64) int {
 	return sort.Search(len(q.messages), func(i int) bool { return q.messages[i].offset >= offset })
 }
 
+// oldest is the offset of the first message that is kept, or of the next one.
+func (q *queue) oldest() int64 {
+	if len(q.messages) == 0 {
+		return q.next
+	}
+	return q.messages[0].offset
+}
+
+// firstAt is the offset of the first message that was stored at t or later, or of the next one. As brokers do it counts in milliseconds.
+func (q *queue) firstAt(t time.Time) int64 {
+	i := sort.Search(len(q.messages), func(i int) bool { return q.messages[i].kept.UnixMilli() >= t.UnixMilli() })
+	if i == len(q.messages) {
+		return q.next
+	}
+	return q.messages[i].offset
+}
+
 // waitingFrom counts the messages at or after offset.
 func (q *queue) waitingFrom(offset int64) int { return len(q.messages) - q.index(offset) }
 

@@ -5,8 +5,10 @@ package remoting
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
@@ -106,7 +108,7 @@ func staying(online *wire.GroupConnections, leaving string) []string {
 	return ids
 }
 
-// prepare makes the group at each broker and, where it is to begin at the latest message, writes its positions before the first pop.
+// prepare makes the group at each broker and, where it is not to begin at the oldest message, writes its positions before the first pop.
 func (c *consumer) prepare(ctx context.Context, queues [][]wire.Queue) error {
 	var all []wire.Queue
 	for _, qs := range queues {
@@ -114,10 +116,17 @@ func (c *consumer) prepare(ctx context.Context, queues [][]wire.Queue) error {
 	}
 	brokers := proof.Brokers(all)
 	err := proof.All(ctx, len(brokers), func(ctx context.Context, i int) error { return c.makeGroup(ctx, brokers[i]) })
-	if err != nil || c.cfg.StartFrom != driver.Latest {
-		return err // without a position a pop begins at the oldest message, see command
+	if err != nil {
+		return err
 	}
-	return proof.All(ctx, len(queues), func(ctx context.Context, i int) error { return c.startAtLatest(ctx, queues[i]) })
+	start := c.startAtLatest
+	switch c.cfg.StartFrom {
+	case driver.Earliest:
+		return nil // without a position a pop begins at the oldest message, see command
+	case driver.Timestamp:
+		start = c.startAtTime
+	}
+	return proof.All(ctx, len(queues), func(ctx context.Context, i int) error { return start(ctx, queues[i]) })
 }
 
 // makeGroup sees to it that the broker of q knows the group. Asking whether there is something makes it, as pops do, on brokers that create groups by
@@ -153,41 +162,69 @@ func (c *consumer) startAtLatest(ctx context.Context, queues []wire.Queue) error
 	if known, err := c.anyPosition(ctx, queues[1:]); known || err != nil {
 		return err
 	}
+	return c.startAt(ctx, queues, func(ctx context.Context, q wire.Queue) (int64, error) {
+		_, next, err := c.cluster.wire.Bounds(ctx, q, c.group)
+		return next, wrapped(err, "ask for the newest message in queue %d of %q", q.ID, q.Topic)
+	})
+}
+
+// startAtTime writes the group's position in each queue of a topic that has none. Unlike with the latest message, what to write does not depend on when
+// it is done, so that each queue is looked at alone: one that the last try did not come to is done now.
+func (c *consumer) startAtTime(ctx context.Context, queues []wire.Queue) error {
+	known, err := c.positions(ctx, queues)
+	if err != nil {
+		return err
+	}
+	var without []wire.Queue
+	for i, q := range queues {
+		if !known[i] {
+			without = append(without, q)
+		}
+	}
+	return c.startAt(ctx, without, func(ctx context.Context, q wire.Queue) (int64, error) {
+		first, err := c.cluster.wire.FirstAt(ctx, q, c.group, c.cfg.StartTime)
+		return first, wrapped(err, "search queue %d of %q for %s", q.ID, q.Topic, c.cfg.StartTime.UTC().Format(time.RFC3339))
+	})
+}
+
+// startAt asks where the group is to begin in each of queues, and writes it.
+func (c *consumer) startAt(ctx context.Context, queues []wire.Queue, where func(context.Context, wire.Queue) (int64, error)) error {
 	var mu sync.Mutex
-	next := make(map[wire.Queue]int64, len(queues)) // guarded by mu
+	begin := make(map[wire.Queue]int64, len(queues)) // guarded by mu
 	err := proof.All(ctx, len(queues), func(ctx context.Context, i int) error {
-		_, n, err := c.cluster.wire.Bounds(ctx, queues[i], c.group)
+		at, err := where(ctx, queues[i])
 		mu.Lock()
 		defer mu.Unlock()
-		next[queues[i]] = n
-		return wrapped(err, "ask for the newest message in queue %d of %q", queues[i].ID, queues[i].Topic)
+		begin[queues[i]] = at
+		return err
 	})
 	// The first position alone, then the others, and then what another host's first one may have undone; see proof.Firsts.
 	for _, some := range [][]wire.Queue{proof.Firsts(queues), queues, queues} {
 		if err == nil {
-			err = proof.All(ctx, len(some), func(ctx context.Context, i int) error { return c.position(ctx, some[i], next[some[i]]) })
+			err = proof.All(ctx, len(some), func(ctx context.Context, i int) error { return c.position(ctx, some[i], begin[some[i]]) })
 		}
 	}
 	return err
 }
 
 func (c *consumer) anyPosition(ctx context.Context, queues []wire.Queue) (bool, error) {
-	known := make([]bool, len(queues))
-	err := proof.All(ctx, len(queues), func(ctx context.Context, i int) error {
+	known, err := c.positions(ctx, queues)
+	return slices.Contains(known, true), err
+}
+
+// positions says in which of queues the group has one.
+func (c *consumer) positions(ctx context.Context, queues []wire.Queue) (known []bool, err error) {
+	known = make([]bool, len(queues))
+	err = proof.All(ctx, len(queues), func(ctx context.Context, i int) error {
 		at, err := c.cluster.wire.ConsumerOffset(ctx, queues[i], c.group)
 		known[i] = at.Known
 		return wrapped(err, "ask for the position of group %q in queue %d of %q", c.cfg.Group, queues[i].ID, queues[i].Topic)
 	})
-	for _, k := range known {
-		if k {
-			return true, nil
-		}
-	}
-	return false, err
+	return known, err
 }
 
-// position writes the position next, which was the place after the newest message a moment ago, unless the queue has a position. That is looked at now: if
-// another host writes between this look and our writing, ours is not ahead of what was sent to it since.
+// position writes where the group begins, which was looked up a moment ago, unless the queue has a position. That is looked at now: if another host writes
+// between this look and our writing, ours is not ahead of what was sent to it since.
 func (c *consumer) position(ctx context.Context, q wire.Queue, next int64) error {
 	at, err := c.cluster.wire.ConsumerOffset(ctx, q, c.group)
 	if err == nil && !at.Known {

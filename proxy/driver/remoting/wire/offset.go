@@ -83,19 +83,7 @@ const noSuchTag = "proxy-asks-for-offsets-only"
 const pullSubscription = 1 << 2
 
 func (c *Client) boundsByPull(ctx context.Context, q Queue, group string) (oldest, next int64, err error) {
-	cmd := queueCommand(reqPullMessage, q)
-	for name, value := range map[string]string{
-		"consumerGroup": group, "queueOffset": "0", "maxMsgNums": "1", "sysFlag": strconv.Itoa(pullSubscription), "commitOffset": "0",
-		"suspendTimeoutMillis": "0", "subscription": noSuchTag, "subVersion": "0", "expressionType": filterTag,
-	} {
-		cmd.Fields[name] = value
-	}
-	answer, err := c.Invoke(ctx, q.Address, cmd)
-	switch code, _ := CodeOf(err); code {
-	case CodeSuccess, CodePullNotFound, CodePullRetryImmediately, CodePullOffsetMoved:
-	default:
-		return 0, 0, err
-	}
+	answer, err := c.pull(ctx, q, group, 0, noSuchTag)
 	if answer == nil {
 		return 0, 0, err
 	}
