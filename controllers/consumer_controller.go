@@ -77,6 +77,7 @@ func (consumerKind) fill(o object, connection driver.Connection, spec *registry.
 	}
 	config := driver.ConsumerConfig{Connection: connection, Group: spec.Group, Subscriptions: subscriptions, StartFrom: driver.Latest}
 	switch c.StartFrom {
+	case proxyv1alpha1.StartFromLatest:
 	case proxyv1alpha1.StartFromEarliest:
 		config.StartFrom = driver.Earliest
 	case proxyv1alpha1.StartFromTimestamp:

@@ -55,6 +55,7 @@ func (p *prover) position(ctx context.Context, cfg driver.ConsumerConfig, q wire
 	}
 	start := oldest
 	switch cfg.StartFrom {
+	case driver.Earliest:
 	case driver.Latest:
 		start = next
 	case driver.Timestamp:

@@ -86,7 +86,9 @@ func (g *group) cursorOf(t *topic, cfg *driver.ConsumerConfig) *cursor {
 	}
 	c := &cursor{group: g, topic: t, positions: make([]int64, len(t.queues)), held: map[place]*held{}, waiters: map[*waiter]struct{}{}}
 	for i, q := range t.queues {
-		switch c.positions[i] = q.next; cfg.StartFrom {
+		switch cfg.StartFrom {
+		case driver.Latest:
+			c.positions[i] = q.next
 		case driver.Earliest:
 			c.positions[i] = q.oldest()
 		case driver.Timestamp:

@@ -119,12 +119,13 @@ func (c *consumer) prepare(ctx context.Context, queues [][]wire.Queue) error {
 	if err != nil {
 		return err
 	}
-	start := c.startAtLatest
+	start := c.startAtTime
 	switch c.cfg.StartFrom {
 	case driver.Earliest:
 		return nil // without a position a pop begins at the oldest message, see command
+	case driver.Latest:
+		start = c.startAtLatest
 	case driver.Timestamp:
-		start = c.startAtTime
 	}
 	return proof.All(ctx, len(queues), func(ctx context.Context, i int) error { return start(ctx, queues[i]) })
 }
