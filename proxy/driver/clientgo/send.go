@@ -144,6 +144,8 @@ func (p *producer) store(ctx context.Context, topic string, request []entry, fai
 			p.store(ctx, topic, request[i:i+1], failed)
 		}
 		return
+	} else if len(request) == 1 {
+		err = wire.ExplainTooLarge(err, len(request[0].message.Body))
 	}
 	p.health.note(err)
 	for i, e := range request {
@@ -159,6 +161,15 @@ func (p *producer) store(ctx context.Context, topic string, request []entry, fai
 
 // persist tries one request on up to 1 + Retries brokers, or as often in its one queue.
 func (p *producer) persist(ctx context.Context, topic string, request []entry) (*primitive.SendResult, error) {
+	size := int64(0)
+	for _, e := range request {
+		size += e.message.Bytes()
+	}
+	leave, ok := p.gate.Take(ctx, p.air, min(size, airBytes))
+	if !ok {
+		return nil, p.ended(ctx, nil)
+	}
+	defer leave()
 	avoid := ""
 	for try := 0; ; try++ {
 		a := p.try(ctx, topic, request, avoid)

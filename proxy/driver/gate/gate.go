@@ -7,6 +7,8 @@ package gate
 import (
 	"context"
 	"sync"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // Gate lets calls in until Close. All methods are safe for concurrent use. Make one with New; it holds no goroutine and no timer.
@@ -51,6 +53,21 @@ func (g *Gate) Leave() { g.inside.Done() }
 
 // Stay counts one more inside, also when the gate is shut: for a caller that is inside and starts something that may outlive its own call.
 func (g *Gate) Stay() { g.inside.Add(1) }
+
+// Take waits, inside the gate, until n of s is free, and answers what gives it back. False: ctx has ended, or the gate was shut.
+func (g *Gate) Take(ctx context.Context, s *semaphore.Weighted, n int64) (giveBack func(), ok bool) {
+	giveBack = func() { s.Release(n) }
+	if s.TryAcquire(n) {
+		return giveBack, true
+	}
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.life, cancel)()
+	if s.Acquire(waiting, n) != nil {
+		return nil, false
+	}
+	return giveBack, true
+}
 
 // Wait returns when nobody is inside. It is for Close's work, when nobody can enter any more.
 func (g *Gate) Wait() { g.inside.Wait() }

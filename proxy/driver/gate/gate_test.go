@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 func TestCloseShutsWaitsForThoseInsideAndWorksOnce(t *testing.T) {
@@ -49,5 +51,44 @@ func TestCloseShutsWaitsForThoseInsideAndWorksOnce(t *testing.T) {
 		if err := g.Close(ctx, work); !errors.Is(err, errWork) || runs != 1 {
 			t.Errorf("once more, with an ended context: %v; work ran %d times", err, runs)
 		}
+	})
+}
+
+func TestTakeWaitsForItsTurnAndEndsWithItsContextOrTheGate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, s := New(), semaphore.NewWeighted(2)
+		giveBack, ok := g.Take(t.Context(), s, 2)
+		if !ok {
+			t.Fatal("nobody has anything of it")
+		}
+		late, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, ok := g.Take(late, s, 1); ok || late.Err() == nil {
+			t.Error("what another one has was taken")
+		}
+		var group sync.WaitGroup
+		group.Go(func() {
+			if back, ok := g.Take(t.Context(), s, 1); ok {
+				back()
+			} else {
+				t.Error("it was given back and not taken")
+			}
+		})
+		synctest.Wait()
+		giveBack()
+		group.Wait()
+		if !s.TryAcquire(2) {
+			t.Fatal("something was not given back")
+		}
+		group.Go(func() {
+			if _, ok := g.Take(t.Context(), s, 1); ok {
+				t.Error("it was taken after the gate was shut")
+			}
+		})
+		synctest.Wait()
+		if err := g.Close(t.Context(), func() error { return nil }); err != nil {
+			t.Error(err)
+		}
+		group.Wait()
 	})
 }

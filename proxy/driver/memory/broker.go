@@ -20,7 +20,7 @@ type Options struct {
 	Queues int
 	// RefuseUnknownTopics answers TopicNotFound instead of creating topics; CreateTopic creates them then.
 	RefuseUnknownTopics bool
-	// MaxMessageBytes bounds one message; a producer's own limit may be smaller. 0 = 4 MiB.
+	// MaxMessageBytes bounds the body of one message, as maxMessageSize does; a producer's own limit is for the whole message. 0 = 4 MiB.
 	MaxMessageBytes int
 	// MaxTopicMessages and MaxTopicBytes bound what a topic keeps, acknowledged messages included. 0 = 100,000 and 64 MiB.
 	MaxTopicMessages int

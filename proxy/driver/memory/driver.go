@@ -49,10 +49,7 @@ func (d memoryDriver) OpenProducer(ctx context.Context, cfg driver.ProducerConfi
 		return nil, err
 	}
 	p := &producer{broker: d.broker, gate: newGate(), group: cfg.Group, namespace: cfg.Connection.Namespace, topics: cfg.Topics,
-		limit: d.broker.options.MaxMessageBytes, transactional: cfg.Transactions}
-	if cfg.MaxMessageBytes > 0 {
-		p.limit = min(p.limit, cfg.MaxMessageBytes)
-	}
+		limit: cfg.MaxMessageBytes, transactional: cfg.Transactions}
 	b := d.broker
 	b.mu.Lock()
 	defer b.mu.Unlock()

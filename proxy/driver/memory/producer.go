@@ -147,6 +147,9 @@ func (p *producer) check(topicName string, m *driver.Message) error {
 	if err := driver.ValidateMessage(&checked, p.limit); err != nil {
 		return err
 	}
+	if most := p.broker.options.MaxMessageBytes; len(m.Body) > most {
+		return driver.Errorf(driver.InvalidMessage, "body", "the body has %d bytes; the broker takes at most %d (its maxMessageSize)", len(m.Body), most)
+	}
 	return p.broker.checkDelay(m.When)
 }
 

@@ -22,6 +22,7 @@ type producer struct {
 	cluster *cluster
 	cfg     driver.ProducerConfig
 	gate    *gate.Gate
+	allowed allowance
 	fault   atomic.Pointer[sendFault]
 	// transactions is nil unless the configuration asked for them.
 	transactions *transactions
@@ -44,7 +45,7 @@ func (d *Driver) OpenProducer(ctx context.Context, cfg driver.ProducerConfig) (d
 	if err := ctx.Err(); err != nil {
 		return nil, wire.Errorf(err, "open the producer of group %q", cfg.Group)
 	}
-	p := &producer{cluster: d.acquire(cfg.Connection), cfg: cfg, gate: gate.New()}
+	p := &producer{cluster: d.acquire(cfg.Connection), cfg: cfg, gate: gate.New(), allowed: newAllowance()}
 	p.cluster.use(p.names()...)
 	err := p.prove(ctx)
 	if err == nil && cfg.Transactions {

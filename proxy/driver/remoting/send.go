@@ -39,8 +39,14 @@ func (p *producer) Send(ctx context.Context, topic string, msgs []*driver.Messag
 		return failAll(results, driver.Errorf(driver.TopicNotFound, "topic", "%q is not among the topics of this producer, which are %q", topic, p.cfg.Topics))
 	}
 	entries := p.shard(ctx, p.name(topic), p.valid(topic, msgs, results))
+	requests, err := p.pack(ctx, entries)
+	if err != nil {
+		for _, e := range entries {
+			e.result.Err = err
+		}
+	}
 	failed := &driver.FailedKeys{}
-	for _, r := range pack(entries, p.cfg.CompressAbove) {
+	for _, r := range requests {
 		p.store(ctx, p.name(topic), r, failed)
 	}
 	return results
@@ -90,6 +96,8 @@ func (p *producer) store(ctx context.Context, name string, r request, failed *dr
 		p.store(ctx, name, r.part(0, n/2), failed)
 		p.store(ctx, name, r.part(n/2, n), failed)
 		return
+	} else if n == 1 {
+		err = wire.ExplainTooLarge(err, len(r.entries[0].message.Body))
 	}
 	p.note(err)
 	for i, e := range r.entries {
@@ -146,11 +154,16 @@ func worthAnother(err error) bool {
 	}
 }
 
-// try sends r once and tells the cluster what it learnt about the broker. It returns by ctx's end or SendTimeout.
+// try sends r once and tells the cluster what it learnt about the broker. It returns by ctx's end, or SendTimeout after there was room for r.
 func (p *producer) try(ctx context.Context, name string, r request, tried []string) ([]wire.Stored, string, error) {
 	if p.over(ctx) {
 		return nil, "", p.ended(ctx, nil)
 	}
+	leave, err := p.board(ctx, r)
+	if err != nil {
+		return nil, "", err
+	}
+	defer leave()
 	limit, cancel := context.WithTimeout(ctx, p.cfg.SendTimeout)
 	defer cancel()
 	defer context.AfterFunc(p.gate.Life(), cancel)()
