@@ -105,6 +105,7 @@ func (o *options) bindLimits(flags *flag.FlagSet) {
 	flags.IntVar(&l.MaxConnections, "max-connections", l.MaxConnections, "open connections per data-plane port")
 	flags.IntVar(&l.MaxConcurrentStreams, "max-concurrent-streams", l.MaxConcurrentStreams, "calls and streams at once on one gRPC connection")
 	flags.IntVar(&l.MaxConcurrentCalls, "max-concurrent-calls", l.MaxConcurrentCalls, "calls and streams at once on this host")
+	flags.IntVar(&l.MaxCallsPerObject, "max-calls-per-object", l.MaxCallsPerObject, "calls and streams at once of one Producer or Consumer")
 	flags.IntVar(&l.MaxCallsPerCaller, "max-calls-per-caller", l.MaxCallsPerCaller, "calls at once of one caller")
 	flags.IntVar(&l.MaxStreamsPerCaller, "max-streams-per-caller", l.MaxStreamsPerCaller, "Receive streams at once of one caller")
 	flags.IntVar(&l.MaxHeaderBytes, "max-header-bytes", l.MaxHeaderBytes, "headers of one call")

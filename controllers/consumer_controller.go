@@ -87,5 +87,6 @@ func (consumerKind) fill(o object, connection driver.Connection, spec *registry.
 	spec.Consumer = &registry.ConsumerSpec{
 		Config: config, AckDeadline: c.AckDeadline(), MaxInFlight: c.MaxInFlightOrDefault(), MaxInFlightBytes: c.MaxInFlightBytesOrDefault(),
 		MaxDeliveryAttempts: c.MaxDeliveryAttemptsOrDefault(), RetryBackoff: retryBackoff(c.RetryBackoff),
+		RateLimit: rateOf(c.RateLimit),
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/ratelimit"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
@@ -78,5 +79,14 @@ func (producerKind) fill(o object, connection driver.Connection, spec *registry.
 		},
 		Batching:        p.Batching != proxyv1alpha1.BatchingDisabled,
 		MaxMessageBytes: p.MaxMessageBytesOrDefault(),
+		RateLimit:       rateOf(p.RateLimit),
 	}
+}
+
+// rateOf is the limit that an object asks for; nil = none.
+func rateOf(r *proxyv1alpha1.RateLimit) ratelimit.Rate {
+	if r == nil {
+		return ratelimit.Rate{}
+	}
+	return ratelimit.Rate{Messages: int(r.MessagesPerSecond), Bytes: r.BytesPerSecond}
 }

@@ -101,6 +101,13 @@ func TestWrongObjectsAreRefusedWithTheFieldsName(t *testing.T) {
 		{"an unknown batching", "Producer", goodProducer + "\nbatching: On", []string{"spec.batching", "Enabled"}},
 		{"an idle time-out below zero", "Producer", goodProducer + "\nidleTimeoutSeconds: -1", []string{"spec.idleTimeoutSeconds"}},
 
+		{"a rate limit that limits nothing", "Producer", goodProducer + "\nrateLimit: {}", []string{"spec.rateLimit", "messagesPerSecond or bytesPerSecond"}},
+		{"a rate of no messages", "Producer", goodProducer + "\nrateLimit: {messagesPerSecond: 0}", []string{"spec.rateLimit.messagesPerSecond"}},
+		{"a rate above the range", "Producer", goodProducer + "\nrateLimit: {messagesPerSecond: 10000001}", []string{"spec.rateLimit.messagesPerSecond", "10000000"}},
+		{"a rate of less than no bytes", "Consumer", goodConsumer + "\nrateLimit: {bytesPerSecond: -1}", []string{"spec.rateLimit.bytesPerSecond"}},
+		{"a rate in bytes above the range", "Consumer", goodConsumer + "\nrateLimit: {bytesPerSecond: 1099511627777}", []string{"spec.rateLimit.bytesPerSecond", "1099511627776"}},
+		{"a rate that is a text", "Consumer", goodConsumer + "\nrateLimit: {messagesPerSecond: '10'}", []string{"spec.rateLimit.messagesPerSecond"}},
+
 		{"a consumer without a group", "Consumer", "subscriptions: [{topic: a}]", []string{"spec.group", "Required"}},
 		{"a consumer without subscriptions", "Consumer", "group: g", []string{"spec.subscriptions", "Required"}},
 		{"a consumer with no subscription in the list", "Consumer", "group: g\nsubscriptions: []", []string{"spec.subscriptions", "at least 1"}},
@@ -161,6 +168,8 @@ func TestGoodObjectsAreTaken(t *testing.T) {
 		{"zeros that mean something", "Producer", goodProducer + "\ndrainTimeoutSeconds: 0\nretries: 0\ncompressAboveBytes: 0\nidleTimeoutSeconds: 0"},
 		{"everything at its limit", "Producer", "topics: [" + many(64, "t%d") +
 			"]\nsendTimeoutSeconds: 60\nretries: 5\nmaxMessageBytes: 33554432\ndrainTimeoutSeconds: 600\nsuspend: true\nbatching: Disabled"},
+		{"a rate in messages", "Producer", goodProducer + "\nrateLimit: {messagesPerSecond: 1}"},
+		{"a rate in both, at its limit", "Consumer", goodConsumer + "\nrateLimit: {messagesPerSecond: 10000000, bytesPerSecond: 1099511627776}"},
 		{"tls with nothing in it", "Producer", goodProducer + "\nconnection: {tls: {}}"},
 		{"tls with a secret and a name", "Consumer", goodConsumer + "\ndriver: Remoting\nconnection: {tls: {secretRef: {name: certificates}, serverName: broker.rocketmq.svc}}"},
 		{"tls with an IP address as server name", "Producer", goodProducer + "\ndriver: Remoting\nconnection: {tls: {serverName: '2001:db8::7'}}"},

@@ -16,6 +16,7 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/ratelimit"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
@@ -100,12 +101,14 @@ func (c *Clients) openProducer(ctx context.Context, d driver.Driver, spec regist
 	if err != nil {
 		return nil, err
 	}
-	return &ProducerClient{
+	client := &ProducerClient{
 		Queue: batching.NewQueue(producer, batching.Options{
 			Settings: queueSettings(spec), Observer: c.o.Metrics.Queue(spec.Namespace, spec.Name), Log: log,
 		}),
-		producer: producer, spec: spec, sealer: c.o.Sealer,
-	}, nil
+		producer: producer, start: time.Now(), spec: spec, sealer: c.o.Sealer,
+	}
+	client.pace.SetRate(0, spec.Producer.RateLimit)
+	return client, nil
 }
 
 func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec registry.Spec, id driver.ClientID, log logr.Logger) (registry.Client, error) {
@@ -169,6 +172,7 @@ func windowSettings(spec registry.Spec) delivery.Settings {
 		AckDeadline: spec.Consumer.AckDeadline, MaxInFlight: spec.Consumer.MaxInFlight,
 		MaxInFlightBytes: spec.Consumer.MaxInFlightBytes, MaxDeliveryAttempts: spec.Consumer.MaxDeliveryAttempts,
 		RetryBackoff: spec.Consumer.RetryBackoff,
+		RateLimit:    spec.Consumer.RateLimit,
 	}
 }
 
@@ -177,9 +181,22 @@ type ProducerClient struct {
 	*batching.Queue
 	producer driver.Producer
 	sealer   *delivery.Sealer
+	start    time.Time
 
 	mu   sync.Mutex
-	spec registry.Spec // what the client was opened with, with the live settings of the last Update
+	spec registry.Spec    // what the client was opened with, with the live settings of the last Update
+	pace ratelimit.Bucket // how much of the Producer's rate limit is used up
+}
+
+// Admit reports whether so many messages and bytes may be sent now, which counts them, or else after how long to try again. See registry.ProducerSpec.
+func (p *ProducerClient) Admit(messages int, bytes int64) (wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Since(p.start)
+	if wait = p.pace.Wait(now); wait == 0 {
+		p.pace.Take(now, messages, bytes)
+	}
+	return wait
 }
 
 // Drain waits until the messages that are here have their answers. A call that holds the client may still send: Close ends that.
@@ -202,13 +219,14 @@ func (p *ProducerClient) Close(ctx context.Context) error {
 // Err is the driver's.
 func (p *ProducerClient) Err() error { return p.producer.Err() }
 
-// Update takes over batching and the limit of a message's size; everything else needs another client.
+// Update takes over batching, the limit of a message's size and the rate limit; everything else needs another client.
 func (p *ProducerClient) Update(spec registry.Spec) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if spec.Producer == nil || spec.Driver != p.spec.Driver || !sameProducer(p.spec.Producer.Config, spec.Producer.Config) {
 		return false
 	}
+	p.pace.SetRate(time.Since(p.start), spec.Producer.RateLimit)
 	p.spec = spec
 	p.SetSettings(queueSettings(spec))
 	return true

@@ -138,6 +138,25 @@ type CommonSpec struct {
 	DrainTimeoutSeconds *int32 `json:"drainTimeoutSeconds,omitempty"`
 }
 
+// RateLimit bounds messages and bytes a second. It holds for each host by itself: hosts that counted together would have to ask each other before each
+// message.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.messagesPerSecond) || has(self.bytesPerSecond)",message="rateLimit must have messagesPerSecond or bytesPerSecond; leave rateLimit out for no limit"
+type RateLimit struct {
+	// messagesPerSecond is how many messages may pass in a second, on each host, 1 to 10000000. Absent: no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000000
+	MessagesPerSecond int32 `json:"messagesPerSecond,omitempty"`
+
+	// bytesPerSecond is how many bytes of messages (body, properties, keys, tag and id) may pass in a second, on each host, 1 to 1099511627776 (1 TiB).
+	// Absent: no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1099511627776
+	BytesPerSecond int64 `json:"bytesPerSecond,omitempty"`
+}
+
 // Values for fields that are absent in an object which the API server has not defaulted. They equal the defaults in the schema.
 const (
 	defaultDrainTimeoutSeconds = 30

@@ -88,6 +88,11 @@ type ConsumerSpec struct {
 	// +optional
 	RetryBackoff *RetryBackoff `json:"retryBackoff,omitempty"`
 
+	// rateLimit bounds what is fetched for applications, on each host. Deliveries beyond it are not refused but come later: they wait in RocketMQ, where no
+	// ack deadline runs. It may be changed at any time. Absent: no limit.
+	// +optional
+	RateLimit *RateLimit `json:"rateLimit,omitempty"`
+
 	// idleTimeoutSeconds stops the client when no receiver was there for so long, 0 to 604800 (a week); the next receiver starts it again. The driver
 	// ClientGo cannot, so it needs Remoting, or Auto with brokers of 5.0 or newer. Absent: 0, never.
 	// +optional

@@ -54,8 +54,8 @@ type ProducerSpec struct {
 	// +kubebuilder:validation:Maximum=5
 	Retries *int32 `json:"retries,omitempty"`
 
-	// maxMessageBytes is the largest message, body and properties together, 1 to 33554432 (32 MiB). Brokers have a limit of their own
-	// (maxMessageSize, 4 MiB by default). Absent: 4194304.
+	// maxMessageBytes is the largest message: body, properties, keys, tag and id together, 1 to 33554432 (32 MiB). Brokers have a limit of their own for
+	// the body (maxMessageSize, 4 MiB by default), and a request to the proxy may have 16 MiB unless --max-request-bytes says otherwise. Absent: 4194304.
 	// +optional
 	// +default=4194304
 	// +kubebuilder:validation:Minimum=1
@@ -74,6 +74,12 @@ type ProducerSpec struct {
 	// +optional
 	// +default="Enabled"
 	Batching Batching `json:"batching,omitempty"`
+
+	// rateLimit bounds what applications may send, on each host. A send passes while less than a second's worth is used up, however large it is, and is
+	// refused as a whole, before anything is stored, with RESOURCE_EXHAUSTED and the time to wait, while what passed before is more than that. It may be
+	// changed at any time. Absent: no limit.
+	// +optional
+	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 
 	// idleTimeoutSeconds stops the client when nothing was sent for so long, 0 to 604800 (a week); the next message starts it again.
 	// Absent: 0, never.

@@ -38,8 +38,9 @@ type fetchPlan struct {
 	cancel context.CancelFunc
 	class  *class
 	req    driver.FetchRequest
-	// pause comes instead of a Fetch: the back-off is not over.
+	// pause comes instead of a Fetch: the back-off is not over, or, paced, the rate limit is used up.
 	pause time.Duration
+	paced bool
 }
 
 // refillLocked follows each change that frees credit: held messages are placed first, then the dispatcher looks for more.
@@ -72,8 +73,12 @@ func (w *Window) dispatch() {
 			return
 		}
 		if p.pause > 0 {
+			began := time.Now()
 			sleep(p.ctx, p.pause)
 			p.cancel()
+			if p.paced {
+				w.obs.Paced(time.Since(began))
+			}
 			continue
 		}
 		msgs, err := w.callFetch(p.ctx, p.req)
@@ -130,10 +135,23 @@ func (w *Window) planFetchLocked() (fetchPlan, bool) {
 	}
 	p.ctx, p.cancel = context.WithCancel(w.life)
 	if p.pause = time.Duration(w.retryAt - now); p.pause <= 0 {
+		w.paceLocked(&p, now)
+	}
+	if p.pause <= 0 {
 		w.fetching, w.waitingSince = p.class, now
 	}
 	w.cut = p.cancel
 	return p, true
+}
+
+// paceLocked keeps p to the rate limit. It decides before the Fetch: a message that waits for the limit waits in RocketMQ, and no lease of it runs.
+func (w *Window) paceLocked(p *fetchPlan, now int64) {
+	n, size, wait := w.pace.Offer(time.Duration(now))
+	if p.pause = wait; wait > 0 {
+		p.paced = true
+		return
+	}
+	p.req.MaxMessages, p.req.MaxBytes = min(p.req.MaxMessages, n), min(p.req.MaxBytes, size)
 }
 
 // roomLocked is what the window still takes. Dead letters have the same room again for themselves.
@@ -204,9 +222,12 @@ func (w *Window) arrived(p fetchPlan, msgs []*driver.Received, err error, over b
 	if current := w.classes[c.lease]; current != nil {
 		c = current
 	}
+	size := int64(0)
 	for i, m := range msgs {
+		size += m.Bytes()
 		w.receiveLocked(c, m, i >= p.req.MaxMessages, now, &e)
 	}
+	w.pace.Take(time.Duration(now), len(msgs), size)
 	failed := w.fetchErr != nil
 	w.accountLocked(len(msgs), err, over, now)
 	e.fetchFailed = err

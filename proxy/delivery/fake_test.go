@@ -336,6 +336,7 @@ type watcher struct {
 	delivered, redelivered, full             int
 	endings                                  map[Ending]int
 	fetchFailed, backFailed, deadFailed, pan int
+	paced                                    time.Duration
 }
 
 func newWatcher() *watcher { return &watcher{endings: map[Ending]int{}} }
@@ -359,7 +360,12 @@ func (o *watcher) count(n *int, by int) {
 	*n += by
 }
 
-func (o *watcher) WindowFull()                   { o.count(&o.full, 1) }
+func (o *watcher) WindowFull() { o.count(&o.full, 1) }
+func (o *watcher) Paced(d time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.paced += d
+}
 func (o *watcher) FetchFailed(error)             { o.count(&o.fetchFailed, 1) }
 func (o *watcher) GiveBackFailed(n int, _ error) { o.count(&o.backFailed, n) }
 func (o *watcher) DeadLetterFailed(error)        { o.count(&o.deadFailed, 1) }

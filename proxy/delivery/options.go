@@ -10,6 +10,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/ratelimit"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/retry"
 )
 
@@ -29,6 +30,8 @@ type Settings struct {
 	// RetryBackoff is the delay of a Nack that leaves it to the window. What was not answered comes again when its lease ends, whatever this says: the
 	// broker ends leases, and knows nothing of it.
 	RetryBackoff retry.Backoff
+	// RateLimit bounds what is fetched in a second; the zero value = no limit.
+	RateLimit ratelimit.Rate
 	// MaxLease is the longest lease that Modify and receivers may ask for; 0 = the driver's Capabilities.MaxLease.
 	MaxLease time.Duration
 }
@@ -84,6 +87,8 @@ type Observer interface {
 	Ended(e Ending, n int)
 	// WindowFull: fetching stopped because the window is full. Once; again after it was half empty in between.
 	WindowFull()
+	// Paced: fetching waited this long for the rate limit although a receiver had credit.
+	Paced(waited time.Duration)
 	// FetchFailed: a Fetch failed; the window tries again by itself.
 	FetchFailed(err error)
 	// GiveBackFailed: n messages could not be given back; they come again when their lease runs out.
@@ -100,6 +105,7 @@ type nobody struct{}
 func (nobody) Delivered(int, int)        {}
 func (nobody) Ended(Ending, int)         {}
 func (nobody) WindowFull()               {}
+func (nobody) Paced(time.Duration)       {}
 func (nobody) FetchFailed(error)         {}
 func (nobody) GiveBackFailed(int, error) {}
 func (nobody) DeadLetterFailed(error)    {}

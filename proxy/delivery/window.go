@@ -12,6 +12,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/ratelimit"
 )
 
 // Defaults of Settings that are zero.
@@ -55,6 +56,8 @@ type Window struct {
 // lockedState is all that mu guards.
 type lockedState struct {
 	settings Settings
+	// pace is how much of the rate limit is used up.
+	pace     ratelimit.Bucket
 	draining bool
 	closed   bool
 	quiet    chan struct{}
@@ -120,6 +123,7 @@ func NewWindow(c driver.Consumer, o Options) *Window {
 	w.voids = map[uint64]*flight{}
 	w.ops = map[*operation]struct{}{}
 	w.settings = w.complete(o.Settings)
+	w.pace.SetRate(time.Duration(w.now()), w.settings.RateLimit)
 	return w
 }
 
@@ -147,6 +151,12 @@ func (w *Window) complete(s Settings) Settings {
 // now allowed, nothing is fetched until it has become less.
 func (w *Window) SetSettings(s Settings) {
 	w.mu.Lock()
+	if s.RateLimit != w.settings.RateLimit {
+		w.pace.SetRate(time.Duration(w.now()), s.RateLimit)
+		if w.cut != nil && w.fetching == nil {
+			w.cut() // It waits for the rate that was; a back-off goes on.
+		}
+	}
 	w.settings = w.complete(s)
 	var e effects
 	for r := range w.receivers {

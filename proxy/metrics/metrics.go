@@ -51,6 +51,7 @@ type Metrics struct {
 	redelivered      *prometheus.CounterVec
 	ended            *prometheus.CounterVec
 	windowFull       *prometheus.CounterVec
+	paced            *prometheus.CounterVec
 	fetchFailures    *prometheus.CounterVec
 	giveBackFailures *prometheus.CounterVec
 	deadFailures     *prometheus.CounterVec
@@ -127,6 +128,8 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 	m.ended = d.counter("deliveries_ended_total", "How deliveries ended: acked, nacked, expired, given_back (no application had seen it) or dead_lettered.",
 		"namespace", "name", "outcome")
 	m.windowFull = d.counter("window_full_total", "How often fetching stopped because a Consumer's window was full although a receiver had credit.", objectLabels...)
+	m.paced = d.counter("rate_limited_seconds_total", "How long fetching waited for a Consumer's rateLimit although a receiver had credit. Sends beyond a "+
+		"Producer's are sent_messages_total with the result RateLimited.", objectLabels...)
 	m.fetchFailures = d.counter("fetch_failures_total", "Fetches that failed; they are repeated.", objectLabels...)
 	m.giveBackFailures = d.counter("give_back_failures_total", "Messages that could not be given back; they come again when their lease ends.", objectLabels...)
 	m.deadFailures = d.counter("dead_letter_failures_total", "Writes to a dead-letter topic that failed; the original is kept.", objectLabels...)

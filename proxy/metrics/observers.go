@@ -179,8 +179,8 @@ type windowObserver struct {
 }
 
 type windowSeries struct {
-	delivered, redelivered, windowFull, fetchFailed, giveBackFailed, deadFailed prometheus.Counter
-	ended                                                                       *prometheus.CounterVec
+	delivered, redelivered, windowFull, paced, fetchFailed, giveBackFailed, deadFailed prometheus.Counter
+	ended                                                                              *prometheus.CounterVec
 }
 
 func (w *windowObserver) series() *windowSeries {
@@ -190,7 +190,8 @@ func (w *windowObserver) series() *windowSeries {
 		w.own = windowSeries{
 			delivered: m.delivered.WithLabelValues(namespace, name), redelivered: m.redelivered.WithLabelValues(namespace, name),
 			ended:      m.ended.MustCurryWith(prometheus.Labels{"namespace": namespace, "name": name}),
-			windowFull: m.windowFull.WithLabelValues(namespace, name), fetchFailed: m.fetchFailures.WithLabelValues(namespace, name),
+			windowFull: m.windowFull.WithLabelValues(namespace, name), paced: m.paced.WithLabelValues(namespace, name),
+			fetchFailed:    m.fetchFailures.WithLabelValues(namespace, name),
 			giveBackFailed: m.giveBackFailures.WithLabelValues(namespace, name), deadFailed: m.deadFailures.WithLabelValues(namespace, name),
 		}
 	})
@@ -208,6 +209,7 @@ func (w *windowObserver) Ended(e delivery.Ending, n int) {
 }
 
 func (w *windowObserver) WindowFull()                   { w.series().windowFull.Inc() }
+func (w *windowObserver) Paced(waited time.Duration)    { w.series().paced.Add(waited.Seconds()) }
 func (w *windowObserver) FetchFailed(error)             { w.series().fetchFailed.Inc() }
 func (w *windowObserver) GiveBackFailed(n int, _ error) { w.series().giveBackFailed.Add(float64(n)) }
 func (w *windowObserver) DeadLetterFailed(error)        { w.series().deadFailed.Inc() }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/ratelimit"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/retry"
 )
 
@@ -61,6 +62,8 @@ type ProducerSpec struct {
 	Config          driver.ProducerConfig
 	Batching        bool
 	MaxMessageBytes int
+	// RateLimit bounds what is sent on this host.
+	RateLimit ratelimit.Rate
 }
 
 // ConsumerSpec is what a Consumer's client is made from. The registry fills Config.ClientID. Everything beside Config can change
@@ -72,6 +75,8 @@ type ConsumerSpec struct {
 	MaxInFlightBytes    int64
 	MaxDeliveryAttempts int
 	RetryBackoff        retry.Backoff
+	// RateLimit bounds what is fetched on this host.
+	RateLimit ratelimit.Rate
 }
 
 // Connection is where the client connects to.

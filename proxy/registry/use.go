@@ -15,6 +15,7 @@ type Use struct {
 	e        *entry
 	l        *live
 	late     bool
+	holders  int
 	spec     Spec
 	released atomic.Bool
 }
@@ -24,6 +25,9 @@ func (u *Use) Client() Client { return u.l.client }
 
 // Spec is what the client had when it was taken.
 func (u *Use) Spec() Spec { return u.spec }
+
+// Holders is how many calls and streams held the client when this one took it, itself included; 0 for a client that drains.
+func (u *Use) Holders() int { return u.holders }
 
 // Done is closed when the client drains or is replaced: take no new work, finish what is under way, then Release. A stream tells its
 // receiver to come again.
@@ -92,7 +96,7 @@ func (r *Registry) tryUse(kind Kind, namespace, name string) (use *Use, wait <-c
 			err = ErrDraining
 		case e.live != nil:
 			e.live.uses++
-			use = &Use{r: r, e: e, l: e.live, spec: e.live.spec}
+			use = &Use{r: r, e: e, l: e.live, holders: e.live.uses, spec: e.live.spec}
 		case t.gateClosed:
 			err = ErrDraining
 		case e.idle || e.startsAgain():

@@ -34,6 +34,7 @@ const (
 	reasonTopicForbidden = "TopicNotAllowed"
 	reasonTopicMissing   = "TopicMissing"
 	reasonTooLarge       = "MessageTooLarge"
+	reasonRateLimited    = "RateLimited"
 	reasonNotRead        = "ReceiverNotReading"
 	reasonStreamAge      = "StreamTooOld"
 )

@@ -26,6 +26,9 @@ type Limits struct {
 	MaxConcurrentStreams int
 	// MaxConcurrentCalls bounds calls and streams at once on this host. 16384.
 	MaxConcurrentCalls int
+	// MaxCallsPerObject bounds calls and streams at once of one Producer or Consumer on this host, so that one whose broker hangs, or that is flooded, leaves
+	// room for the others. 4096.
+	MaxCallsPerObject int
 	// MaxCallsPerCaller bounds calls at once of one caller. 4096.
 	MaxCallsPerCaller int
 	// MaxStreamsPerCaller bounds Receive streams at once of one caller. 1024.
@@ -64,7 +67,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		MaxRequestBytes: 16 << 20, MaxMessagesPerCall: 1000, MaxTokensPerCall: 1000, MaxPendingAckBytes: 8 << 20,
-		MaxConnections: 4096, MaxConcurrentStreams: 1024, MaxConcurrentCalls: 16384, MaxCallsPerCaller: 4096, MaxStreamsPerCaller: 1024,
+		MaxConnections: 4096, MaxConcurrentStreams: 1024, MaxConcurrentCalls: 16384, MaxCallsPerObject: 4096, MaxCallsPerCaller: 4096, MaxStreamsPerCaller: 1024,
 		MaxHeaderBytes:  32 << 10,
 		DefaultDeadline: 30 * time.Second, DefaultWait: 20 * time.Second, MaxWait: time.Minute,
 		OpenTimeout: 10 * time.Second, BodyTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ReauthorizeEvery: 25 * time.Second,
@@ -80,6 +83,7 @@ func (l Limits) withDefaults() Limits {
 		{&l.MaxRequestBytes, &d.MaxRequestBytes}, {&l.MaxMessagesPerCall, &d.MaxMessagesPerCall}, {&l.MaxTokensPerCall, &d.MaxTokensPerCall},
 		{&l.MaxPendingAckBytes, &d.MaxPendingAckBytes}, {&l.MaxConnections, &d.MaxConnections},
 		{&l.MaxConcurrentStreams, &d.MaxConcurrentStreams}, {&l.MaxConcurrentCalls, &d.MaxConcurrentCalls},
+		{&l.MaxCallsPerObject, &d.MaxCallsPerObject},
 		{&l.MaxCallsPerCaller, &d.MaxCallsPerCaller}, {&l.MaxStreamsPerCaller, &d.MaxStreamsPerCaller}, {&l.MaxHeaderBytes, &d.MaxHeaderBytes},
 	} {
 		if *f.value == 0 {
@@ -105,6 +109,7 @@ func (l Limits) validate() error {
 		"MaxRequestBytes": int64(l.MaxRequestBytes), "MaxMessagesPerCall": int64(l.MaxMessagesPerCall), "MaxTokensPerCall": int64(l.MaxTokensPerCall),
 		"MaxPendingAckBytes": int64(l.MaxPendingAckBytes), "MaxConnections": int64(l.MaxConnections),
 		"MaxConcurrentStreams": int64(l.MaxConcurrentStreams), "MaxConcurrentCalls": int64(l.MaxConcurrentCalls),
+		"MaxCallsPerObject": int64(l.MaxCallsPerObject),
 		"MaxCallsPerCaller": int64(l.MaxCallsPerCaller), "MaxStreamsPerCaller": int64(l.MaxStreamsPerCaller),
 		"MaxHeaderBytes": int64(l.MaxHeaderBytes), "DefaultDeadline": int64(l.DefaultDeadline), "DefaultWait": int64(l.DefaultWait),
 		"MaxWait": int64(l.MaxWait), "OpenTimeout": int64(l.OpenTimeout), "BodyTimeout": int64(l.BodyTimeout),

@@ -8,13 +8,19 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/ratelimit"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
@@ -38,7 +44,9 @@ func (s *Server) send(ctx context.Context, c *call, req *pb.SendRequest) (*pb.Se
 		message, problem := s.message(m, spec.Producer)
 		batch.add(i, m.GetShardingKey(), message, problem)
 	}
-	batch.send(ctx, sender)
+	if wait := batch.admit(sender, spec.Producer.RateLimit); wait == 0 {
+		batch.send(ctx, sender)
+	}
 	return s.answerSend(c, batch)
 }
 
@@ -49,6 +57,8 @@ type sendBatch struct {
 	single  topicBatch
 	// failed are the sharding keys of messages that are wrong, in whatever topic.
 	failed driver.FailedKeys
+	// retryAfter is when to try again what the rate limit refused; 0 = it refused nothing.
+	retryAfter time.Duration
 	// one is the room for a call of one message, which is most calls: it is taken together with the batch.
 	one struct {
 		result  [1]pb.SendResult
@@ -120,6 +130,55 @@ func messageField(i int, field string) string {
 	return path + "." + field
 }
 
+// admit asks the Producer's rate limit for all messages that can be sent. It refuses them all or none: a caller then sends the same request again, and
+// messages keep their order.
+func (b *sendBatch) admit(sender Sender, limit ratelimit.Rate) (wait time.Duration) {
+	if limit.IsZero() || len(b.topics) == 0 {
+		return 0
+	}
+	n, size := 0, int64(0)
+	for _, t := range b.topics {
+		n += len(t.messages)
+		for _, m := range t.messages {
+			size += m.Bytes()
+		}
+	}
+	if wait = sender.Admit(n, size); wait == 0 {
+		return 0
+	}
+	b.retryAfter = hint(wait)
+	for _, t := range b.topics {
+		for _, place := range t.places {
+			b.fail(place, rateLimited(limit, b.retryAfter))
+		}
+	}
+	return wait
+}
+
+// hint is wait as a caller is told it: in whole milliseconds, rounded up.
+func hint(wait time.Duration) time.Duration {
+	return (wait + time.Millisecond - 1).Truncate(time.Millisecond)
+}
+
+func retryInfo(wait time.Duration) protoadapt.MessageV1 {
+	return &errdetails.RetryInfo{RetryDelay: durationpb.New(wait)}
+}
+
+// rateLimited is the answer for each message that the rate limit refused.
+func rateLimited(limit ratelimit.Rate, wait time.Duration) *pb.SendError {
+	var most []string
+	if limit.Messages > 0 {
+		most = append(most, fmt.Sprintf("%d messages", limit.Messages))
+	}
+	if limit.Bytes > 0 {
+		most = append(most, fmt.Sprintf("%d bytes", limit.Bytes))
+	}
+	return &pb.SendError{
+		Code: int32(codes.ResourceExhausted), Reason: reasonRateLimited, Retryable: true, Message: fmt.Sprintf(
+			"the Producer's rateLimit, %s a second on each host, is used up: try again in %s", strings.Join(most, " and "), wait),
+	}
+}
+
 // send gives each topic's messages to the sender, topics at the same time, and returns when all are answered.
 func (b *sendBatch) send(ctx context.Context, sender Sender) {
 	var others sync.WaitGroup
@@ -185,12 +244,12 @@ func (s *Server) answerSend(c *call, b *sendBatch) (*pb.SendResponse, error) {
 	if stored > 0 {
 		return response, nil
 	}
-	return nil, allFailed(response, c.protocol == "grpc")
+	return nil, allFailed(response, b.retryAfter, c.protocol == "grpc")
 }
 
 // allFailed is the error of a call of which nothing was stored. Its code is that of the first message that may be tried again, else of the
 // first: a caller that goes by the code alone must not give up a message that could still be stored.
-func allFailed(response *pb.SendResponse, bounded bool) error {
+func allFailed(response *pb.SendResponse, retryAfter time.Duration, bounded bool) error {
 	worst := response.Results[0].Error
 	for _, r := range response.Results {
 		if r.Error.Retryable {
@@ -208,7 +267,11 @@ func allFailed(response *pb.SendResponse, bounded bool) error {
 			text += " (too many results for an error's details)"
 		}
 	}
-	return failureWith(codes.Code(worst.Code), worst.Reason, worst.Field, text, response)
+	details := []protoadapt.MessageV1{response}
+	if retryAfter > 0 {
+		details = append(details, retryInfo(retryAfter))
+	}
+	return failureWith(codes.Code(worst.Code), worst.Reason, worst.Field, text, details...)
 }
 
 // maxDetailBytes bounds the results inside a gRPC error. They travel in a header, in base64, and the libraries of other languages refuse

@@ -31,6 +31,8 @@ import (
 type Use interface {
 	Client() registry.Client
 	Spec() registry.Spec
+	// Holders is how many calls and streams held the client when this one took it, itself included.
+	Holders() int
 	// Closing is closed when the drain is over and the client is about to be closed.
 	Closing() <-chan struct{}
 	Release()
@@ -46,6 +48,8 @@ type Registry interface {
 // Sender is what the server wants of a Producer's client; see batching.Queue.
 type Sender interface {
 	Send(ctx context.Context, topic string, msgs []*driver.Message) []driver.SendResult
+	// Admit asks the Producer's rate limit: 0 = so many messages and bytes may be sent, and are counted; else nothing may for so long.
+	Admit(messages int, bytes int64) (wait time.Duration)
 }
 
 // Window is what the server wants of a Consumer's client; see delivery.Window.
@@ -299,7 +303,16 @@ func (s *Server) open(ctx context.Context, c *call, r right, kind registry.Kind)
 	if err := s.allow(ctx, c, r); err != nil {
 		return nil, err
 	}
-	return s.registry.Use(ctx, kind, c.namespace, c.name)
+	use, err := s.registry.Use(ctx, kind, c.namespace, c.name)
+	if err != nil {
+		return nil, err
+	}
+	if n := use.Holders(); n > s.limits.MaxCallsPerObject {
+		use.Release()
+		return nil, limitReached("MaxCallsPerObject", "%s %s/%s has %d calls and streams under way on this host, which is all that one object may have; "+
+			"try again with back-off", kind, c.namespace, c.name, n-1)
+	}
+	return use, nil
 }
 
 func (s *Server) allow(ctx context.Context, c *call, r right) error {

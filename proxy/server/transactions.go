@@ -39,6 +39,14 @@ func (s *Server) beginTransaction(ctx context.Context, c *call, req *pb.BeginTra
 	if problem != nil {
 		return nil, failure(codes.Code(problem.Code), problem.Reason, inMessage(problem.Field), inMessage(problem.Field)+": "+problem.Message)
 	}
+	if limit := use.Spec().Producer.RateLimit; !limit.IsZero() {
+		if wait := use.Client().(Sender).Admit(1, message.Bytes()); wait > 0 {
+			s.observer.Sent(c.namespace, c.name, reasonRateLimited, 1)
+			wait = hint(wait)
+			problem := rateLimited(limit, wait)
+			return nil, failureWith(codes.Code(problem.Code), problem.Reason, "message", "message: "+problem.Message, retryInfo(wait))
+		}
+	}
 	transaction, err := use.Client().(Transactor).BeginTransaction(ctx, message)
 	if err != nil {
 		s.observer.Sent(c.namespace, c.name, string(driver.ReasonOf(err)), 1)
