@@ -206,14 +206,14 @@ func TestAnObjectThatNobodyUsesHasNoSeries(t *testing.T) {
 		t.Errorf("there are %d and %d series of objects that nobody used", o, b)
 	}
 	window.FetchFailed(errors.New("x"))
-	if n := seriesOf(t, r, "billing"); n != 6 {
-		t.Errorf("after the first thing happened there are %d series, want all 6 counters that have no further label", n)
+	if n := seriesOf(t, r, "billing"); n != 7 {
+		t.Errorf("after the first thing happened there are %d series, want all 7 counters that have no further label", n)
 	}
 	messages = 1
 	before := seriesOf(t, r, "billing")
 	messages = 0
-	if after := seriesOf(t, r, "billing"); before != 8 || after != 8 {
-		t.Errorf("there are %d series while something is in flight and %d afterwards, want 8 and 8", before, after)
+	if after := seriesOf(t, r, "billing"); before != 9 || after != 9 {
+		t.Errorf("there are %d series while something is in flight and %d afterwards, want 9 and 9", before, after)
 	}
 }
 
