@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -113,7 +114,8 @@ func TestEveryRowHasItsContenders(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows := map[string][]string{}
-	for _, c := range (&bench{options: o}).contenders() {
+	b := &bench{options: o}
+	for _, c := range slices.Concat(b.contenders(), b.transacting()) {
 		rows[c.row] = append(rows[c.row], c.who)
 		if names[c.who] == "" {
 			t.Errorf("%q has no name for the table", c.who)
@@ -122,6 +124,7 @@ func TestEveryRowHasItsContenders(t *testing.T) {
 	for row, want := range map[string]string{
 		rowUnary: "raw echo java Remoting ClientGo", rowBatch: "raw echo Remoting ClientGo", rowSingle: "raw echo direct Remoting ClientGo",
 		rowReceive: "raw echo java Remoting ClientGo", rowPaced: "raw Remoting ClientGo",
+		rowOrdered: "raw Remoting ClientGo", rowTrans: "raw Remoting",
 	} {
 		if got := strings.Join(rows[row], " "); got != want {
 			t.Errorf("%s: %s, want %s", row, got, want)

@@ -30,23 +30,61 @@ func (b *bench) partiesOf(t target) parties {
 }
 
 // send drives ProducerService.Send from so many callers, which share one connection as the callers in an application's process do, and as the raw
-// client's and the Java SDK's share theirs. Calls take turns over the producers.
-func (b *bench) send(ctx context.Context, to target, callers, batch int, topic string, producers ...string) (figure, error) {
+// client's and the Java SDK's share theirs. They take turns over the requests.
+func (b *bench) send(ctx context.Context, to target, callers int, requests []*proxyv1alpha1.SendRequest) (figure, error) {
 	client := proxyv1alpha1.NewProducerServiceClient(to.connections[0])
-	requests := make([]*proxyv1alpha1.SendRequest, len(producers))
-	for i, producer := range producers {
-		requests[i] = sendRequest(producer, topic, batch, make([]byte, bodyBytes))
-	}
 	var turn atomic.Int64
-	do := func(ctx context.Context) (int, error) {
-		n := int(turn.Add(1))
-		return batch, sendOnce(ctx, client, requests[n%len(requests)])
-	}
+	return b.driveCalls(ctx, to, callers, func(ctx context.Context) (int, error) {
+		request := requests[int(turn.Add(1))%len(requests)]
+		return len(request.GetMessages()), sendOnce(ctx, client, request)
+	})
+}
+
+// transact begins transactions and commits each.
+func (b *bench) transact(ctx context.Context, callers int) (figure, error) {
+	client := proxyv1alpha1.NewProducerServiceClient(b.proxies[0])
+	message := sendRequest(transactional, "bench", 1, make([]byte, bodyBytes)).GetMessages()[0]
+	return b.driveCalls(ctx, b.proxy(), callers, func(ctx context.Context) (int, error) {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		begun, err := client.BeginTransaction(ctx, &proxyv1alpha1.BeginTransactionRequest{Namespace: namespace, Producer: transactional, Message: message})
+		if err != nil {
+			return 0, err
+		}
+		_, err = client.EndTransaction(ctx, &proxyv1alpha1.EndTransactionRequest{
+			Namespace: namespace, Producer: transactional, Transaction: begun.GetTransaction(), Decision: proxyv1alpha1.Decision_COMMIT,
+		})
+		return 1, err
+	})
+}
+
+// driveCalls warms and measures calls to a server.
+func (b *bench) driveCalls(ctx context.Context, to target, callers int, do call) (figure, error) {
 	if err := warm(ctx, callers, do); err != nil {
 		return figure{}, err
 	}
 	b.windowBegins()
 	return drive(ctx, callers, b.window, b.partiesOf(to), do)
+}
+
+// sendRequests has one request of batch messages for each producer.
+func sendRequests(batch int, topic string, producers ...string) []*proxyv1alpha1.SendRequest {
+	requests := make([]*proxyv1alpha1.SendRequest, len(producers))
+	for i, producer := range producers {
+		requests[i] = sendRequest(producer, topic, batch, make([]byte, bodyBytes))
+	}
+	return requests
+}
+
+// orderedRequests has one request of one message for each sharding key.
+func orderedRequests(topic, producer string) []*proxyv1alpha1.SendRequest {
+	body := make([]byte, bodyBytes)
+	requests := make([]*proxyv1alpha1.SendRequest, shardingKeys)
+	for i := range requests {
+		requests[i] = sendRequest(producer, topic, 1, body)
+		requests[i].Messages[0].ShardingKey = shardingKey(int64(i))
+	}
+	return requests
 }
 
 func sendRequest(producer, topic string, batch int, body []byte) *proxyv1alpha1.SendRequest {

@@ -24,14 +24,17 @@ func (b *bench) measure(ctx context.Context) (string, error) {
 	if err := b.warmUp(ctx); err != nil {
 		return "", err
 	}
-	results, err := b.runRounds(ctx)
-	if err != nil {
+	results := results{}
+	if err := b.runRounds(ctx, results, b.contenders()); err != nil {
 		return "", err
 	}
 	if b.profile != "" {
 		if err := b.takeProfiles(ctx); err != nil {
 			return "", err
 		}
+	}
+	if err := b.runTransactions(ctx, results); err != nil {
+		return "", err
 	}
 	if b.only != "" {
 		return figuresTable(results), nil
@@ -82,22 +85,36 @@ func (r results) add(c contender, f figure) {
 	r[c.row][c.who] = append(r[c.row][c.who], f)
 }
 
-func (b *bench) runRounds(ctx context.Context) (results, error) {
-	all := results{}
+// runTransactions ends with a restart of the broker, which would keep a core busy.
+func (b *bench) runTransactions(ctx context.Context, all results) error {
+	transacting := b.transacting()
+	if len(transacting) == 0 {
+		return nil
+	}
+	if err := b.runRounds(ctx, all, transacting); err != nil {
+		return err
+	}
+	if err := b.broker.StopBroker(ctx); err != nil {
+		return err
+	}
+	return b.broker.StartBroker(ctx)
+}
+
+func (b *bench) runRounds(ctx context.Context, all results, contenders []contender) error {
 	for round := range b.rounds {
-		for _, c := range b.contenders() {
+		for _, c := range contenders {
 			if err := b.settle(ctx); err != nil {
-				return nil, err
+				return err
 			}
 			f, err := c.run(ctx)
 			if err != nil {
-				return nil, fmt.Errorf("%s, %s: %w", c.row, names[c.who], err)
+				return fmt.Errorf("%s, %s: %w", c.row, names[c.who], err)
 			}
 			say("round %d/%d  %-31s %-15s %9.0f msgs/s  p50 %6.2f ms  p99 %6.2f ms  %6.1f us CPU, broker %6.1f, load %6.1f", round+1, b.rounds, c.row, names[c.who], f.Rate, f.P50, f.P99, f.CPU, f.Broker, f.Load)
 			all.add(c, f)
 		}
 	}
-	return all, nil
+	return nil
 }
 
 const (

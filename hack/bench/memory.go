@@ -124,10 +124,10 @@ func (b *bench) loadSome(ctx context.Context) error {
 		producers = append(producers, fmt.Sprintf("p%d", i))
 		consumers = append(consumers, fmt.Sprintf("c%d", i))
 	}
-	if _, err := b.send(ctx, b.proxy(), 64, 1, "four", producers...); err != nil {
+	if _, err := b.send(ctx, b.proxy(), 64, sendRequests(1, "four", producers...)); err != nil {
 		return err
 	}
-	if _, err := b.send(ctx, b.proxy(), 16, 32, "four", producers...); err != nil {
+	if _, err := b.send(ctx, b.proxy(), 16, sendRequests(32, "four", producers...)); err != nil {
 		return err
 	}
 	_, err := b.receive(ctx, b.proxy(), consumers...)

@@ -20,9 +20,15 @@ import (
 
 // Clients of the library are not shut down: the process ends, and Shutdown may panic.
 
-func rawProducer(a workerArgs) (rocketmq.Producer, error) {
-	p, err := rocketmq.NewProducer(producer.WithNsResolver(primitive.NewPassthroughResolver([]string{a.nameServer})),
-		producer.WithGroupName(fmt.Sprintf("raw_%d", os.Getpid())), producer.WithInstanceName(fmt.Sprintf("raw%d", os.Getpid())))
+func rawOptions(a workerArgs) []producer.Option {
+	return []producer.Option{
+		producer.WithNsResolver(primitive.NewPassthroughResolver([]string{a.nameServer})),
+		producer.WithGroupName(fmt.Sprintf("raw_%d", os.Getpid())), producer.WithInstanceName(fmt.Sprintf("raw%d", os.Getpid())),
+	}
+}
+
+func rawProducer(a workerArgs, options ...producer.Option) (rocketmq.Producer, error) {
+	p, err := rocketmq.NewProducer(append(rawOptions(a), options...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +41,10 @@ func sendSync(ctx context.Context, p rocketmq.Producer, topic string, bodies ...
 	for i := range messages {
 		messages[i] = primitive.NewMessage(topic, bodies[i])
 	}
-	result, err := p.SendSync(ctx, messages...)
+	return sent(p.SendSync(ctx, messages...))
+}
+
+func sent(result *primitive.SendResult, err error) error {
 	if err == nil && result.Status != primitive.SendOK {
 		err = fmt.Errorf("status %d", result.Status)
 	}
@@ -52,7 +61,11 @@ func rawSend(ctx context.Context, a workerArgs) (figure, error) {
 	for i := range bodies {
 		bodies[i] = make([]byte, bodyBytes)
 	}
-	send := func(ctx context.Context) (int, error) { return a.batch, sendSync(ctx, p, a.topic, bodies...) }
+	return rawDrive(ctx, a, func(ctx context.Context) (int, error) { return a.batch, sendSync(ctx, p, a.topic, bodies...) })
+}
+
+// rawDrive measures send from a.callers goroutines.
+func rawDrive(ctx context.Context, a workerArgs, send call) (figure, error) {
 	if err := untilItWorks(ctx, send); err != nil {
 		return figure{}, err
 	}
@@ -60,6 +73,51 @@ func rawSend(ctx context.Context, a workerArgs) (figure, error) {
 		return figure{}, err
 	}
 	return drive(ctx, a.callers, a.window, a.parties(), send)
+}
+
+// rawOrdered is SendSync with a sharding key and the library's selector that puts equal keys into one queue.
+func rawOrdered(ctx context.Context, a workerArgs) (figure, error) {
+	p, err := rawProducer(a, producer.WithQueueSelector(producer.NewHashQueueSelector()))
+	if err != nil {
+		return figure{}, err
+	}
+	var turn atomic.Int64
+	send := func(ctx context.Context) (int, error) {
+		m := primitive.NewMessage(a.topic, make([]byte, bodyBytes)).WithShardingKey(shardingKey(turn.Add(1)))
+		return 1, sent(p.SendSync(ctx, m))
+	}
+	return rawDrive(ctx, a, send)
+}
+
+// rawTransaction is the library's transactional producer: it stores the half message, asks the listener, and commits by a request that nobody
+// answers. Its producer stays alive through the process's end, and so do its check-backs, which nobody needs.
+func rawTransaction(ctx context.Context, a workerArgs) (figure, error) {
+	p, err := rocketmq.NewTransactionProducer(commits{}, rawOptions(a)...)
+	if err != nil {
+		return figure{}, err
+	}
+	if err := p.Start(); err != nil {
+		return figure{}, err
+	}
+	send := func(ctx context.Context) (int, error) {
+		result, err := p.SendMessageInTransaction(ctx, primitive.NewMessage(a.topic, make([]byte, bodyBytes)))
+		if err != nil {
+			return 1, err
+		}
+		return 1, sent(result.SendResult, nil)
+	}
+	return rawDrive(ctx, a, send)
+}
+
+// commits decides for every message at once.
+type commits struct{}
+
+func (commits) ExecuteLocalTransaction(*primitive.Message) primitive.LocalTransactionState {
+	return primitive.CommitMessageState
+}
+
+func (commits) CheckLocalTransaction(*primitive.MessageExt) primitive.LocalTransactionState {
+	return primitive.CommitMessageState
 }
 
 // rawConsume starts the library's push consumer at the topic's oldest message.

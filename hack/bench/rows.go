@@ -13,6 +13,8 @@ import (
 
 const (
 	bodyBytes = 1024
+	// shardingKeys is over how many keys ordered sends go.
+	shardingKeys = 256
 	// javaReceivers is how many threads receive with RocketMQ's own SDK, each 32 messages at once: the number with which it is fastest.
 	javaReceivers = 32
 )
@@ -24,9 +26,11 @@ const (
 	rowSingle  = "Send, 1 caller"
 	rowReceive = "Receive + ack, 4 streams"
 	rowPaced   = "End to end at 1,000/s"
+	rowOrdered = "Send with a sharding key, 64 callers"
+	rowTrans   = "Transaction, 64 callers"
 )
 
-var allRows = []string{rowUnary, rowBatch, rowSingle, rowReceive, rowPaced}
+var allRows = []string{rowUnary, rowBatch, rowSingle, rowReceive, rowPaced, rowOrdered, rowTrans}
 
 // Who runs in them, besides the drivers of our proxy.
 const (
@@ -56,7 +60,22 @@ func (b *bench) contenders() []contender {
 		b.sends(rowUnary, 64, 1, b.sendJava(64)),
 		b.sends(rowBatch, 16, 32),
 		b.sends(rowSingle, 1, 1, contender{rowSingle, whoDirect, b.worked("direct-send", "--topic", "bench")}),
-		b.receives(), b.paces())
+		b.receives(), b.paces(), b.ordereds())
+	return b.those(all)
+}
+
+// transacting are the contenders of transactions, for rounds of their own after all others: a broker of 5.5.0 that has seen one keeps a core busy until
+// it is restarted.
+func (b *bench) transacting() []contender {
+	all := []contender{{rowTrans, whoRaw, b.worked("raw-transaction", "--topic", "bench", "--callers", "64")}}
+	if slices.Contains(b.drivers, "Remoting") { // ClientGo has no transactions
+		all = append(all, contender{rowTrans, "Remoting", func(ctx context.Context) (figure, error) { return b.transact(ctx, 64) }})
+	}
+	return b.those(all)
+}
+
+// those of the rows that are wanted.
+func (b *bench) those(all []contender) []contender {
 	return slices.DeleteFunc(all, func(c contender) bool { return !b.wanted(c.row) })
 }
 
@@ -65,12 +84,12 @@ func (b *bench) sends(row string, callers, batch int, more ...contender) []conte
 	cs := append([]contender{
 		{row, whoRaw, b.worked("raw-send", "--topic", "bench", "--callers", strconv.Itoa(callers), "--batch", strconv.Itoa(batch))},
 		{row, whoEcho, func(ctx context.Context) (figure, error) {
-			return b.send(ctx, target{b.echoes, b.echo.Process.Pid}, callers, batch, "bench", "any")
+			return b.send(ctx, target{b.echoes, b.echo.Process.Pid}, callers, sendRequests(batch, "bench", "any"))
 		}},
 	}, more...)
 	for _, driver := range b.drivers {
 		cs = append(cs, contender{row, driver, func(ctx context.Context) (figure, error) {
-			return b.send(ctx, b.proxy(), callers, batch, "bench", producerOf(driver))
+			return b.send(ctx, b.proxy(), callers, sendRequests(batch, "bench", producerOf(driver)))
 		}})
 	}
 	return cs
@@ -92,6 +111,17 @@ func (b *bench) receives() []contender {
 	}
 	for _, driver := range b.drivers {
 		cs = append(cs, contender{rowReceive, driver, func(ctx context.Context) (figure, error) { return b.receiveBacklog(ctx, driver) }})
+	}
+	return cs
+}
+
+// ordereds send with sharding keys: equal keys go to one queue and keep their order.
+func (b *bench) ordereds() []contender {
+	cs := []contender{{rowOrdered, whoRaw, b.worked("raw-ordered", "--topic", "bench", "--callers", "64")}}
+	for _, driver := range b.drivers {
+		cs = append(cs, contender{rowOrdered, driver, func(ctx context.Context) (figure, error) {
+			return b.send(ctx, b.proxy(), 64, orderedRequests("bench", producerOf(driver)))
+		}})
 	}
 	return cs
 }
@@ -124,3 +154,9 @@ func (b *bench) freshTopic(ctx context.Context) (string, error) {
 
 // producerOf is the name of the Producer that a driver's sends go through.
 func producerOf(driver string) string { return "bench-" + strings.ToLower(driver) }
+
+// transactional is the name of the Producer with transactions.
+const transactional = "bench-transactions"
+
+// shardingKey of the n-th message.
+func shardingKey(n int64) string { return "key-" + strconv.FormatInt(n%shardingKeys, 10) }

@@ -123,7 +123,10 @@ func (b *bench) startOperator(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return nil
+	if len(b.transacting()) == 0 {
+		return nil
+	}
+	return b.object(ctx, "Producer", transactional, "driver: Remoting", "topics: [bench]", "transactions: {}")
 }
 
 func (b *bench) operatorOptions() localenv.OperatorOptions {

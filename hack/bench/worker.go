@@ -32,7 +32,7 @@ func work(ctx context.Context, worker string, a workerArgs) error {
 		return echo(ctx, a)
 	}
 	measured, ok := map[string]func(context.Context, workerArgs) (figure, error){
-		"raw-send": rawSend, "raw-receive": rawReceive, "raw-paced": rawPaced, "direct-send": directSend,
+		"raw-send": rawSend, "raw-ordered": rawOrdered, "raw-transaction": rawTransaction, "raw-receive": rawReceive, "raw-paced": rawPaced, "direct-send": directSend,
 	}[worker]
 	if !ok {
 		return fmt.Errorf("no worker is named %q", worker)
