@@ -64,10 +64,14 @@ type Check struct {
 
 // ValidateTransaction checks what Begin takes, beside ValidateMessage.
 func ValidateTransaction(m *Message) error {
-	if m != nil && m.When.Later() {
+	switch {
+	case m != nil && m.When.Later():
 		return Errorf(InvalidMessage, "delay", "a message of a transaction cannot be delivered later: commit it when its time has come")
+	case m != nil && m.ShardingKey != "":
+		return Errorf(InvalidMessage, "sharding_key", "a message of a transaction cannot have a sharding key: it would come after messages that were sent later")
+	default:
+		return nil
 	}
-	return nil
 }
 
 // ErrNoTransactions is what producers answer whose configuration did not ask for transactions.

@@ -271,14 +271,15 @@ func caseBadTransactions(k *kit) {
 	}
 	_, t := k.transactional(k.h.NewGroup(k), topic)
 	_, stranger := k.transactional(k.h.NewGroup(k), topic)
-	later, elsewhere, empty := message(topic), message(other), message(topic)
-	later.When.Delay, empty.Body = time.Minute, nil
+	later, elsewhere, empty, sharded := message(topic), message(other), message(topic), message(topic)
+	later.When.Delay, empty.Body, sharded.ShardingKey = time.Minute, nil, "k"
 	for name, c := range map[string]struct {
 		m    *driver.Message
 		want driver.Reason
 	}{
 		"of later": {later, driver.InvalidMessage}, "of another topic": {elsewhere, driver.TopicNotFound}, "without a body": {empty, driver.InvalidMessage},
-		"that is none": {nil, driver.InvalidMessage},
+		"with a sharding key": {sharded, driver.InvalidMessage},
+		"that is none":        {nil, driver.InvalidMessage},
 	} {
 		if _, err := t.Begin(k.within(k.facts.Open), c.m); driver.ReasonOf(err) != c.want {
 			k.Errorf("a message %s: %v, want %s", name, err, c.want)

@@ -5,7 +5,6 @@ package remoting
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -69,7 +68,11 @@ func (p *producer) end(ctx context.Context, h wire.Half, d driver.Decision) erro
 		return wire.Errorf(err, "wait for another call that ends the transaction")
 	}
 	defer p.transactions.unclaim(o)
-	if o.decision == d && !h.Checked {
+	switch {
+	case o.decision == "":
+	case o.decision != d:
+		return errEnded(o.decision)
+	case !h.Checked:
 		return nil
 	}
 	e := ending{p: p, h: h, d: d, o: o, lock: wire.Lock{Topic: h.Topic, Name: halfKey(h)}}
@@ -93,8 +96,9 @@ func (e *ending) run(ctx context.Context) error {
 	until := time.Now().Add(lockPatience)
 	for {
 		asked := time.Now()
-		unclear := e.o.unclear(asked)
-		there, locked, err := e.inspect(ctx, !unclear)
+		// While a commit of ours may not be in the index yet, its lock is ours as well and would prove nothing.
+		unclear, fresh := e.o.unclear(asked), e.o.fresh(asked)
+		there, locked, err := e.inspect(ctx, !unclear && !fresh)
 		switch {
 		case err != nil:
 			return e.judge(ctx, err)
@@ -107,6 +111,9 @@ func (e *ending) run(ctx context.Context) error {
 			return e.decide(ctx, asked)
 		case time.Now().After(until):
 			what := "another host is ending this transaction, or stopped while it did"
+			if fresh {
+				what = "it was committed, and the broker's index does not have it yet"
+			}
 			if unclear {
 				what = "a commit of this transaction got no answer, and whether it had an effect is not known yet"
 			}
@@ -152,7 +159,7 @@ func (e *ending) copies(ctx context.Context) (int, error) {
 
 // committedBefore answers for a transaction whose message is in its topic.
 func (e *ending) committedBefore(ctx context.Context) error {
-	e.o.decision, e.o.unclearUntil = driver.Commit, time.Time{}
+	e.o.decide(driver.Commit)
 	e.settle(ctx)
 	if e.d == driver.Rollback {
 		return errEnded(driver.Commit)
@@ -174,10 +181,6 @@ func (e *ending) settle(ctx context.Context) {
 // decide sends the decision; the lock is ours and was asked for at that time.
 func (e *ending) decide(ctx context.Context, asked time.Time) error {
 	t := e.p.transactions
-	if e.o.decision == driver.Rollback && e.d == driver.Commit {
-		t.unlock(e.h.Broker, e.address, e.lock)
-		return errEnded(driver.Rollback)
-	}
 	limit, cancel := context.WithTimeout(ctx, min(e.p.cfg.SendTimeout, endLimit))
 	defer cancel()
 	if time.Since(asked) > commitBy {
@@ -189,7 +192,7 @@ func (e *ending) decide(ctx context.Context, asked time.Time) error {
 	e.p.note(noteOf(err))
 	switch {
 	case err == nil:
-		e.o.decision = e.d
+		e.o.decide(e.d)
 		t.done(e, sent)
 		return nil
 	case e.d == driver.Rollback || surelyRefused(err):
@@ -213,56 +216,4 @@ func (e *ending) await(ctx context.Context, cause error) error {
 		}
 	}
 	return e.judge(ctx, cause)
-}
-
-// surelyRefused reports whether err of a commit says that nothing was stored. Code 1 can be anything, but for the sentences of EndTransactionProcessor
-// before it stores (5.5.0).
-func surelyRefused(err error) bool {
-	code, answered := wire.CodeOf(err)
-	if !answered {
-		return false
-	}
-	switch code {
-	case wire.CodeSystemBusy, wire.CodeNoPermission, wire.CodeSlaveNotAvailable, wire.CodeIllegalOperation, wire.CodeNotSupported:
-		return true
-	default:
-		return wire.IsHalfGone(err) || isWrongHalf(err)
-	}
-}
-
-// isWrongHalf: there is a half message at the place, but it is another one.
-func isWrongHalf(err error) bool {
-	code, answered := wire.CodeOf(err)
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	return answered && code == wire.CodeSystemError && (strings.Contains(text, "producer group wrong") || strings.Contains(text, "offset wrong"))
-}
-
-// judge is what a failure means to the caller.
-func (e *ending) judge(ctx context.Context, err error) error {
-	switch {
-	case ctx.Err() != nil:
-		return driver.Errorf(driver.Timeout, "", "the time to end the transaction is over, and whether it was ended is not known: end it again: %w", err)
-	case wire.IsHalfGone(err):
-		return driver.Errorf(driver.TooLate, "", "broker %s does not have the message any more: it was kept back for too long", e.h.Broker)
-	case isWrongHalf(err):
-		return driver.Errorf(driver.InvalidHandle, "transaction", "broker %s has no transaction of this Producer there: %w", e.h.Broker, err)
-	default:
-		return wire.Errorf(err, "end the transaction at broker %s", e.h.Broker)
-	}
-}
-
-func errEnded(how driver.Decision) error {
-	word := map[driver.Decision]string{driver.Commit: "committed", driver.Rollback: "rolled back"}[how]
-	return driver.Errorf(driver.TransactionEnded, "", "the transaction was %s before; that cannot be changed", word)
-}
-
-// noteOf leaves out what is this transaction's trouble alone.
-func noteOf(err error) error {
-	if code, answered := wire.CodeOf(err); answered && code != wire.CodeNoPermission {
-		return nil
-	}
-	return err
 }

@@ -37,8 +37,9 @@ type transactions struct {
 
 // fate is what this process knows of one transaction. Whoever has claimed it reads and writes everything but busy.
 type fate struct {
-	// decision is what the broker confirmed; empty = nothing is known.
+	// decision is what the broker confirmed, at that time; empty = nothing is known.
 	decision driver.Decision
+	at       time.Time
 	// unclearUntil: a commit got no answer and may have an effect until then.
 	unclearUntil time.Time
 	// busy is closed when the claim ends; nil = nobody has it. It is guarded by transactions.state.
@@ -52,6 +53,15 @@ func newTransactions(p *producer) *transactions {
 }
 
 func (o *fate) unclear(now time.Time) bool { return now.Before(o.unclearUntil) }
+
+// fresh: it was committed so short a time ago that the index need not have it, and that its lock may still be held.
+func (o *fate) fresh(now time.Time) bool {
+	return o.decision == driver.Commit && now.Sub(o.at) < unclearFor
+}
+
+func (o *fate) decide(d driver.Decision) {
+	o.decision, o.at, o.unclearUntil = d, time.Now(), time.Time{}
+}
 
 // claim waits until no other call of this process ends the transaction. The caller owes an unclaim.
 func (t *transactions) claim(ctx context.Context, key string) (*fate, error) {

@@ -4,6 +4,7 @@
 package remoting
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
@@ -44,7 +45,10 @@ type popBroker struct {
 	reply func(cmd *wire.Command) (*wire.Command, bool)
 }
 
-type fakeMessage struct{ id, tag string }
+type fakeMessage struct {
+	id, tag string
+	born    int64
+}
 
 // popping makes the named brokers of f lend messages.
 func (f *fakeRocket) popping() map[string]*popBroker {
@@ -62,7 +66,7 @@ func (b *popBroker) put(n int, tag string) map[string]bool {
 	defer b.mu.Unlock()
 	ids := map[string]bool{}
 	for range n {
-		m := fakeMessage{uuid.NewString(), tag}
+		m := fakeMessage{id: uuid.NewString(), tag: tag}
 		ids[m.id] = true
 		b.queue = append(b.queue, m)
 	}
@@ -186,7 +190,7 @@ func appendMessage(dst []byte, topic string, offset int64, m fakeMessage) []byte
 	u64(offset)
 	u64(offset)
 	u32(0)
-	u64(time.Now().UnixMilli())
+	u64(cmp.Or(m.born, time.Now().UnixMilli()))
 	u64(0) // host
 	u64(time.Now().UnixMilli())
 	u64(0)
