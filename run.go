@@ -192,7 +192,8 @@ func (h *host) buildProxy(uncached client.Client) error {
 	})
 	clients, err := proxy.NewClients(proxy.ClientsOptions{
 		Drivers: drivers.All(), HostID: h.identity.Name(), Incarnation: h.identity.Incarnation(), Peers: h.peers, Sealer: h.sealer,
-		Metrics: observed, Log: h.log.WithName("clients"),
+		Undecided: controllers.UndecidedTransactions(h.manager.GetEventRecorder("rocketmq-proxy"), h.log.WithName("events")),
+		Metrics:   observed, Log: h.log.WithName("clients"),
 	})
 	if err != nil {
 		return err

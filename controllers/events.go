@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/flowcontrol"
 
@@ -58,8 +59,11 @@ func (e *eventRecorder) tell(obj object, eventType, reason, action, note string)
 const (
 	actionStatus   = "UpdateStatus"
 	actionShutdown = "Shutdown"
+	actionCheck    = "CheckTransaction"
 	// reasonReleased: this host has shut its client down; the note is the receipt.
 	reasonReleased = "ClientReleased"
+	// reasonUndecided: checks of a transaction are not answered, or not with a decision.
+	reasonUndecided = "TransactionUndecided"
 	// reasonForced: the finalizer was taken off although hosts without a sign of life had not reported.
 	reasonForced = "ShutdownForced"
 )
@@ -94,4 +98,14 @@ func (e *eventRecorder) forced(obj object, missing []Peer) {
 	e.tell(obj, corev1.EventTypeWarning, reasonForced, actionShutdown, fmt.Sprintf(
 		"the drain deadline is over and these hosts give no sign of life, so they are not waited for: %s; where one was only cut off, its client stops when it is back",
 		strings.Join(names(missing), ", ")))
+}
+
+// UndecidedTransactions makes what tells of transactions that nobody decides, as an Event of the Producer. It is safe for concurrent use and does not block.
+func UndecidedTransactions(recorder events.EventRecorder, log logr.Logger) func(spec registry.Spec, note string) {
+	e := newEventRecorder(recorder, log)
+	return func(spec registry.Spec, note string) {
+		obj := &proxyv1alpha1.Producer{ObjectMeta: metav1.ObjectMeta{Namespace: spec.Namespace, Name: spec.Name, UID: types.UID(spec.UID)}}
+		obj.SetGroupVersionKind(proxyv1alpha1.GroupVersion.WithKind(string(registry.Producer)))
+		e.tell(obj, corev1.EventTypeWarning, reasonUndecided, actionCheck, note)
+	}
 }

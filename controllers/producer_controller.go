@@ -81,6 +81,9 @@ func (producerKind) fill(o object, connection driver.Connection, spec *registry.
 		MaxMessageBytes: p.MaxMessageBytesOrDefault(),
 		RateLimit:       rateOf(p.RateLimit),
 	}
+	if p.Transactions != nil {
+		spec.Producer.CheckURL = p.Transactions.CheckURL
+	}
 }
 
 // rateOf is the limit that an object asks for; nil = none.

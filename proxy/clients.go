@@ -13,6 +13,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/batching"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/checks"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
@@ -30,6 +31,9 @@ type ClientsOptions struct {
 	Sealer *delivery.Sealer
 	// Peers asks the hosts that made the tokens of others; nil = nobody is asked.
 	Peers delivery.Peers
+	// Undecided is told of checks of transactions that end without an answer, or again and again without a decision; nil = nobody is. It must not block,
+	// and is called at most once in a while for each Producer.
+	Undecided func(spec registry.Spec, note string)
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
 	Log     logr.Logger
@@ -108,6 +112,7 @@ func (c *Clients) openProducer(ctx context.Context, d driver.Driver, spec regist
 		producer: producer, start: time.Now(), spec: spec, sealer: c.o.Sealer,
 	}
 	client.pace.SetRate(0, spec.Producer.RateLimit)
+	client.hub = c.newHub(client, spec, log)
 	return client, nil
 }
 
@@ -182,6 +187,8 @@ type ProducerClient struct {
 	producer driver.Producer
 	sealer   *delivery.Sealer
 	start    time.Time
+	// hub is nil without transactions.
+	hub *checks.Hub
 
 	mu   sync.Mutex
 	spec registry.Spec    // what the client was opened with, with the live settings of the last Update
@@ -201,6 +208,9 @@ func (p *ProducerClient) Admit(messages int, bytes int64) (wait time.Duration) {
 
 // Drain waits until the messages that are here have their answers. A call that holds the client may still send: Close ends that.
 func (p *ProducerClient) Drain(ctx context.Context) registry.DrainReport {
+	if p.hub != nil {
+		p.hub.Drain()
+	}
 	r := p.Queue.Drain(ctx)
 	return registry.DrainReport{InFlight: r.InFlight, Drained: r.Drained, LeftLeased: r.Left}
 }
@@ -212,6 +222,9 @@ func (p *ProducerClient) Recall(ctx context.Context, handle string) (string, err
 
 // Close answers whoever still waits, then closes the driver's client.
 func (p *ProducerClient) Close(ctx context.Context) error {
+	if p.hub != nil {
+		p.hub.Close()
+	}
 	p.Queue.Close()
 	return p.producer.Close(ctx)
 }
@@ -223,7 +236,8 @@ func (p *ProducerClient) Err() error { return p.producer.Err() }
 func (p *ProducerClient) Update(spec registry.Spec) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if spec.Producer == nil || spec.Driver != p.spec.Driver || !sameProducer(p.spec.Producer.Config, spec.Producer.Config) {
+	if spec.Producer == nil || spec.Driver != p.spec.Driver || !sameProducer(p.spec.Producer.Config, spec.Producer.Config) ||
+		p.spec.Producer.CheckURL != spec.Producer.CheckURL {
 		return false
 	}
 	p.pace.SetRate(time.Since(p.start), spec.Producer.RateLimit)

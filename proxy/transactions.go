@@ -6,24 +6,56 @@ package proxy
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
 
+	"github.com/go-logr/logr"
+
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/checks"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/server"
 )
 
 // transactionPurpose marks the envelopes that name transactions.
 const transactionPurpose = "transaction 1"
 
+// newHub is the hub of a Producer that declares transactions, nil for others.
+func (c *Clients) newHub(p *ProducerClient, spec registry.Spec, log logr.Logger) *checks.Hub {
+	t, ok := p.producer.(driver.Transactional)
+	if !ok || !spec.Producer.Config.Transactions {
+		return nil
+	}
+	told := &checkObserver{spec: spec, undecided: c.o.Undecided, metrics: c.o.Metrics, log: log}
+	o := checks.Options{
+		Watch: t.WatchChecks, End: p.EndTransaction, Observer: told, Trouble: told.notPosted,
+		Seal: func(c driver.Check) string { return p.sealTransaction(c.ID, c.Handle) },
+	}
+	if url := spec.Producer.CheckURL; url != "" {
+		o.Post = checks.NewPoster(url, spec.Producer.Config.Connection.AllowAddress, func(c *checks.Check) ([]byte, error) {
+			return server.CheckJSON(c, spec.Namespace, spec.Name)
+		})
+	}
+	return checks.New(o)
+}
+
 // transactional is the driver's side of transactions.
 func (p *ProducerClient) transactional() (driver.Transactional, error) {
-	p.mu.Lock()
-	asked := p.spec.Producer.Config.Transactions
-	p.mu.Unlock()
-	t, ok := p.producer.(driver.Transactional)
-	if !ok || !asked {
+	if p.hub == nil {
 		return nil, driver.ErrNoTransactions()
 	}
-	return t, nil
+	return p.producer.(driver.Transactional), nil
+}
+
+// WatchChecks makes a receiver of checks. Its caller holds the client and closes the receiver.
+func (p *ProducerClient) WatchChecks() (*checks.Receiver, error) {
+	if p.hub == nil {
+		return nil, driver.ErrNoTransactions()
+	}
+	return p.hub.Attach(), nil
 }
 
 // BeginTransaction stores a message that nobody gets before it is committed, and answers a sealed name of the transaction that every host opens.
@@ -92,4 +124,68 @@ func (p *ProducerClient) uid() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.spec.UID
+}
+
+const (
+	// tellEvery is how often somebody is told about one Producer's undecided transactions.
+	tellEvery = 10 * time.Minute
+	// worthTelling is the check from which on an application that cannot tell is told of: RocketMQ gives up after 15 unless it was told otherwise. One
+	// that nobody answered is told of from the second check on; the first may fall between two streams.
+	worthTelling = 8
+)
+
+// checkObserver counts how checks end and tells of those that go wrong. It is safe for concurrent use.
+type checkObserver struct {
+	spec      registry.Spec
+	undecided func(registry.Spec, string)
+	metrics   *metrics.Metrics
+	log       logr.Logger
+
+	mu    sync.Mutex // guards what follows
+	told  time.Time
+	cause string // why the last request could not be posted
+}
+
+// CheckEnded implements checks.Observer.
+func (o *checkObserver) CheckEnded(outcome checks.Outcome, times int, id string) {
+	if o.metrics != nil {
+		o.metrics.CheckEnded(o.spec.Namespace, o.spec.Name, string(outcome))
+	}
+	var note string
+	switch {
+	case outcome == checks.Unanswered && times > 1:
+		note = "got no answer"
+	case outcome == checks.Failed && times > 1:
+		note = "was answered, but RocketMQ did not take the answer"
+	case outcome == checks.Unknown && times >= worthTelling:
+		note = "was answered with UNKNOWN"
+	default:
+		return
+	}
+	o.mu.Lock()
+	now, cause := time.Now(), o.cause
+	due := o.told.IsZero() || now.Sub(o.told) >= tellEvery
+	if due {
+		o.told = now
+	}
+	o.mu.Unlock()
+	if !due {
+		return
+	}
+	text := fmt.Sprintf("check %d of the transaction of message %q %s", times, id, note)
+	if cause != "" && outcome == checks.Unanswered {
+		text += " (" + cause + ")"
+	}
+	text += "; RocketMQ gives up after some (transactionCheckMax, 15 unless changed), and the message is then never delivered"
+	o.log.Info("A transaction stays undecided", "check", times, "id", id, "outcome", outcome, "cause", cause)
+	if o.undecided != nil {
+		o.undecided(o.spec, text)
+	}
+}
+
+// notPosted keeps why spec.transactions.checkURL could not be asked.
+func (o *checkObserver) notPosted(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.cause = "spec.transactions.checkURL: " + err.Error()
 }

@@ -16,6 +16,7 @@ import (
 // +kubebuilder:validation:XValidation:rule="!has(self.group) || !has(self.connection) || !has(self.connection.__namespace__) || size(self.group) + size(self.connection.__namespace__) < 120",fieldPath=".group",message="group: RocketMQ takes at most 120 characters for namespace%group: shorten the group or connection.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.tls) || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".connection.tls",message="connection.tls needs driver Remoting or Auto: ClientGo cannot check certificates; remove tls or change driver"
 // +kubebuilder:validation:XValidation:rule="!has(self.transactions) || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".transactions",message="transactions need driver Remoting or Auto: ClientGo cannot tell whether a commit was done; remove transactions or change driver"
+// +kubebuilder:validation:XValidation:rule="!has(self.transactions) || !has(self.transactions.checkURL) || !has(self.idleTimeoutSeconds) || self.idleTimeoutSeconds == 0",fieldPath=".idleTimeoutSeconds",message="idleTimeoutSeconds must be 0 with transactions.checkURL: a client that was stopped asks nobody; use TransactionChecks streams, which keep it running, or remove one of them"
 type ProducerSpec struct {
 	CommonSpec `json:",inline"`
 
@@ -96,8 +97,17 @@ type ProducerSpec struct {
 	Transactions *TransactionsSpec `json:"transactions,omitempty"`
 }
 
-// TransactionsSpec is how transactions are done. An empty one, {}, is enough.
-type TransactionsSpec struct{}
+// TransactionsSpec is how transactions are done. An empty one, {}, is enough: applications are asked by their TransactionChecks streams.
+type TransactionsSpec struct {
+	// checkURL is where hosts ask what became of a transaction that nobody has ended, by POST, while no TransactionChecks stream takes the question: http:// or
+	// https:// with a certificate that the operator's image trusts. Redirects are not followed, and the operator's rules for addresses apply
+	// (--allowed-name-servers). Absent: only streams are asked.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != '' && !self.contains('@') && !self.contains('#')",message="checkURL must be http://host[:port]/path or https://..., without a user and without #"
+	CheckURL string `json:"checkURL,omitempty"`
+}
 
 // Batching switches the joining of waiting messages on or off.
 //

@@ -57,6 +57,8 @@ var rows = []row{
 	}},
 	{"Sending", []panel{
 		{"Messages by result", "ops", "OK = stored by the broker, else the reason.", one("{{result}}", rate("rocketmq_proxy_sent_messages_total", objects, "result"))},
+		{"Transactions", "ops", "What was begun and never ended is not delivered.", one("{{step}}", rate("rocketmq_proxy_transactions_total", objects, "step"))},
+		{"Checks of transactions", "ops", "unanswered and failed ones come again, until RocketMQ gives up.", one("{{outcome}}", rate("rocketmq_proxy_transaction_checks_total", objects, "outcome"))},
 		{"Messages by Producer", "ops", "", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_sent_messages_total", objects, "namespace, name"))},
 		{"Refused because too many waited", "ops", "", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_send_refused_messages_total", objects, "namespace, name"))},
 		{"Time of requests to the broker", "s", "", quantiles("rocketmq_proxy_send_request_duration_seconds", "pod", "{{pod}}")},

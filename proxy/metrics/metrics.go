@@ -45,6 +45,8 @@ type Metrics struct {
 	panics           *prometheus.CounterVec
 	sent             *prometheus.CounterVec
 	sendRefused      *prometheus.CounterVec
+	transactions     *prometheus.CounterVec
+	checks           *prometheus.CounterVec
 	requestDuration  prometheus.Histogram
 	requestMessages  prometheus.Histogram
 	delivered        *prometheus.CounterVec
@@ -112,13 +114,18 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 		"A Pull's includes its wait; streams are not in it.", durations, "method", "protocol", "result")
 	m.connections = d.gauge("connections", "Open connections of callers, by protocol.", "protocol")
 	m.refused = d.counter("connections_refused_total", "Connections that were closed at once because the limit was reached.", "protocol")
-	m.streams = d.gauge("streams", "Receive streams that are open.").WithLabelValues()
+	m.streams = d.gauge("streams", "Receive and TransactionChecks streams that are open.").WithLabelValues()
 	m.notReading = d.counter("receivers_not_reading_total", "Streams that were ended because their receiver did not read.").WithLabelValues()
 	m.panics = d.counter("panics_total", "Panics that were caught, by place: a method of the API, or a driver's call. Never expected.", "place")
 
 	m.sent = d.counter("sent_messages_total", "Messages that applications sent through a Producer, by result: OK = stored by the broker, else the "+
 		"error's reason.", "namespace", "name", "result")
 	m.sendRefused = d.counter("send_refused_messages_total", "Messages that a Producer refused because too many waited already.", objectLabels...)
+	m.transactions = d.counter("transactions_total", "Transactions of a Producer by step: begun, committed or rolled_back by an application and confirmed by the "+
+		"broker. What was begun and never ended is not delivered.", "namespace", "name", "step")
+	m.checks = d.counter("transaction_checks_total", "Checks of undecided transactions that came to this host, by outcome: committed, rolled_back, unknown (the "+
+		"application could not tell), unanswered (nobody answered, or nobody could be asked) or failed (RocketMQ did not take the answer).",
+		"namespace", "name", "outcome")
 	m.requestDuration = d.histogram("send_request_duration_seconds", "Time of one request to the broker.", durations).WithLabelValues().(prometheus.Histogram)
 	m.requestMessages = d.histogram("send_request_messages", "Messages in one request to the broker: above 1, waiting messages went together.",
 		[]float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}).WithLabelValues().(prometheus.Histogram)

@@ -89,6 +89,8 @@ func TestEveryMetricIsWrittenDownWithHelp(t *testing.T) {
 func observeEverything(m *Metrics) {
 	m.CallEnded("Send", "grpc", codes.OK, time.Millisecond)
 	m.Sent("shop", "orders", "OK", 2)
+	m.Transactions("shop", "orders", "begun")
+	m.CheckEnded("shop", "orders", "unanswered")
 	m.Connections("grpc", 1)
 	m.ConnectionRefused("http")
 	m.Streams(1)

@@ -29,20 +29,20 @@ func (m *Metrics) CallEnded(method, protocol string, code codes.Code, took time.
 		return
 	}
 	m.calls.WithLabelValues(method, protocol, code.String()).Inc()
-	if method != streamMethod {
+	if !isStream(method) {
 		m.callDuration.WithLabelValues(method, protocol, "error").Observe(took.Seconds())
 	}
 }
 
-// streamMethod is the method whose duration says nothing.
-const streamMethod = "Receive"
+// isStream tells the methods whose duration says nothing.
+func isStream(method string) bool { return method == "Receive" || method == "TransactionChecks" }
 
 type endpoint struct{ method, protocol string }
 
 // okSeries are the series of an endpoint's calls that went well.
 type okSeries struct {
 	count    prometheus.Counter
-	duration prometheus.Observer // nil for streamMethod
+	duration prometheus.Observer // nil for streams
 }
 
 // okCalls looks the series up once for each endpoint: with nearly every call it would be a third of what measuring costs. The map is never
@@ -55,7 +55,7 @@ func (m *Metrics) okCalls(e endpoint) okSeries {
 		}
 	}
 	made := okSeries{count: m.calls.WithLabelValues(e.method, e.protocol, codes.OK.String())}
-	if e.method != streamMethod {
+	if !isStream(e.method) {
 		made.duration = m.callDuration.WithLabelValues(e.method, e.protocol, "ok")
 	}
 	more := map[endpoint]okSeries{e: made}
@@ -69,6 +69,16 @@ func (m *Metrics) okCalls(e endpoint) okSeries {
 // Sent counts messages of a Producer; see server.Observer.
 func (m *Metrics) Sent(namespace, producer, result string, n int) {
 	m.sent.WithLabelValues(namespace, producer, result).Add(float64(n))
+}
+
+// Transactions counts steps of transactions; see server.Observer.
+func (m *Metrics) Transactions(namespace, producer, step string) {
+	m.transactions.WithLabelValues(namespace, producer, step).Inc()
+}
+
+// CheckEnded counts checks of a Producer's transactions; see checks.Outcome.
+func (m *Metrics) CheckEnded(namespace, producer, outcome string) {
+	m.checks.WithLabelValues(namespace, producer, outcome).Inc()
 }
 
 // Connections follows the number of connections; see server.Observer.

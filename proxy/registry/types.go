@@ -64,6 +64,8 @@ type ProducerSpec struct {
 	MaxMessageBytes int
 	// RateLimit bounds what is sent on this host.
 	RateLimit ratelimit.Rate
+	// CheckURL is where to ask about undecided transactions while no stream can be asked; empty = nowhere.
+	CheckURL string
 }
 
 // ConsumerSpec is what a Consumer's client is made from. The registry fills Config.ClientID. Everything beside Config can change

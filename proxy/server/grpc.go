@@ -6,6 +6,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -43,7 +44,7 @@ func (s *Server) newGRPC(config *tls.Config) {
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connectionWindow),
-		grpc.InTapHandle(tapReceive),
+		grpc.InTapHandle(tapStream),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle: l.MaxConnectionIdle,
 			MaxConnectionAge:  l.MaxConnectionAge,
@@ -88,6 +89,7 @@ var (
 			unary("Recall", (*Server).recall),
 			unary("BeginTransaction", (*Server).beginTransaction),
 			unary("EndTransaction", (*Server).endTransaction),
+			{StreamName: "TransactionChecks", Handler: checksHandler, ServerStreams: true, ClientStreams: true},
 		},
 		Metadata: pb.ProducerService_ServiceDesc.Metadata,
 	}
@@ -103,7 +105,10 @@ var (
 		},
 		Metadata: pb.ConsumerService_ServiceDesc.Metadata,
 	}
-	receiveMethod = "/" + pb.ConsumerService_ServiceDesc.ServiceName + "/Receive"
+	// streamMethods are those whose streams the server must be able to end.
+	streamMethods = []string{
+		"/" + pb.ConsumerService_ServiceDesc.ServiceName + "/Receive", "/" + pb.ProducerService_ServiceDesc.ServiceName + "/TransactionChecks",
+	}
 )
 
 // request is what every request of ours can say.
@@ -169,10 +174,10 @@ func receiveLimit(l Limits) int { return l.MaxRequestBytes + l.MaxRequestBytes/4
 // cancelKey finds the function that ends a stream in the stream's context.
 type cancelKey struct{}
 
-// tapReceive gives each Receive stream a context that the server can end. It is the one way by which a write that blocks can be interrupted
+// tapStream gives each Receive and TransactionChecks stream a context that the server can end. It is the one way by which a write that blocks can be interrupted
 // from outside while its handler waits in it.
-func tapReceive(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if info.FullMethodName != receiveMethod {
+func tapStream(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if !slices.Contains(streamMethods, info.FullMethodName) {
 		return ctx, nil
 	}
 	ctx, cancel := context.WithCancel(ctx) // The stream's end cancels the parent, and this one with it.

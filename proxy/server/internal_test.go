@@ -81,7 +81,7 @@ func TestEveryReasonOfADriverHasACode(t *testing.T) {
 	for _, r := range []driver.Reason{
 		driver.Unavailable, driver.NotReplicated, driver.Timeout, driver.Closed, driver.Throttled, driver.Unauthorized, driver.TopicNotFound,
 		driver.InvalidMessage, driver.InvalidFilter, driver.AddressRefused, driver.Unsupported, driver.Invalid, driver.LeaseExpired, driver.InvalidHandle,
-		driver.TooLate, driver.GroupHasClassicMembers,
+		driver.TooLate, driver.GroupHasClassicMembers, driver.TransactionEnded,
 	} {
 		if codeOfReason(r) == codes.Internal {
 			t.Errorf("%s has no code", r)
@@ -106,6 +106,7 @@ type panics struct{ counted *[]string }
 
 func (p panics) CallEnded(string, string, codes.Code, time.Duration) {}
 func (p panics) Sent(string, string, string, int)                    {}
+func (p panics) Transactions(string, string, string)                 {}
 func (p panics) Connections(string, int)                             {}
 func (p panics) Streams(int)                                         {}
 func (p panics) ConnectionRefused(string)                            {}

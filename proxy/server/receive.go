@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
@@ -50,10 +51,11 @@ func receiveHandler(server any, stream grpc.ServerStream) error {
 //  3. the Use: now the registry may close the client.
 func (s *Server) receive(ctx context.Context, c *call, stream grpc.ServerStream) error {
 	r := &receiveStream{s: s, c: c, stream: stream, ended: make(chan error, 1)}
-	first, err := r.readFirst(ctx)
-	if err != nil {
+	first := &pb.ReceiveRequest{}
+	if err := s.readFirst(ctx, stream, first, "consumer"); err != nil {
 		return err
 	}
+	c.namespace, c.name = first.GetNamespace(), first.GetConsumer()
 	use, err := s.open(ctx, c, mayReceive, registry.Consumer)
 	if err != nil {
 		return err
@@ -104,31 +106,30 @@ type receiveStream struct {
 	watchdog *time.Timer
 }
 
+var errStreamAge = failure(codes.Unavailable, reasonStreamAge, "", "the stream has reached its greatest age; open a new one, another host may answer")
+
 var errNotRead = failure(codes.ResourceExhausted, reasonNotRead, "",
 	"the receiver did not read from the stream for too long (limit WriteTimeout): read, or ask for fewer messages at once")
 
-// readFirst takes the frame that opens the stream, within the time for it, and checks its form.
-func (r *receiveStream) readFirst(ctx context.Context) (*pb.ReceiveRequest, error) {
+// readFirst takes the frame that opens a stream, within the time for it. kind is what it names beside a namespace.
+func (s *Server) readFirst(ctx context.Context, stream grpc.ServerStream, into proto.Message, kind string) error {
 	var late atomic.Bool
 	tooLate := failure(codes.InvalidArgument, reasonInvalid, "",
-		fmt.Sprintf("the stream's first frame did not come within %s (limit OpenTimeout): it names namespace and consumer", r.s.limits.OpenTimeout))
-	timer := time.AfterFunc(r.s.limits.OpenTimeout, func() {
+		fmt.Sprintf("the stream's first frame did not come within %s (limit OpenTimeout): it names namespace and %s", s.limits.OpenTimeout, kind))
+	timer := time.AfterFunc(s.limits.OpenTimeout, func() {
 		late.Store(true)
 		endOfStream(ctx, tooLate)
 	})
 	defer timer.Stop()
-	req := &pb.ReceiveRequest{}
-	err := r.s.read(r.stream, req)
+	err := s.read(stream, into)
 	switch {
 	case late.Load():
-		return nil, tooLate
+		return tooLate
 	case errors.Is(err, io.EOF):
-		return nil, failure(codes.InvalidArgument, reasonInvalid, "", "the stream ended before its first frame, which names namespace and consumer")
-	case err != nil:
-		return nil, err
+		return failure(codes.InvalidArgument, reasonInvalid, "", "the stream ended before its first frame, which names namespace and "+kind)
+	default:
+		return err
 	}
-	r.c.namespace, r.c.name = req.GetNamespace(), req.GetConsumer()
-	return req, nil
 }
 
 // receiverOptions checks what the first frame asks for. What is above the Consumer's limits gets the limits.
@@ -237,7 +238,7 @@ func (r *receiveStream) write(ctx context.Context) error {
 		case <-age.C:
 			notice, tooOld = true, time.After(limits.StreamGrace)
 		case <-tooOld:
-			return r.end(failure(codes.Unavailable, reasonStreamAge, "", "the stream has reached its greatest age; open a new one, another host may answer"))
+			return r.end(errStreamAge)
 		case <-r.drained:
 			return r.end(r.s.drainingError())
 		case <-r.closing:
@@ -248,7 +249,7 @@ func (r *receiveStream) write(ctx context.Context) error {
 			}
 			return r.end(nil)
 		case <-check.C:
-			checked = r.checkAgain(ctx)
+			checked = r.s.checkAgain(ctx, r.c, mayReceive)
 		case err := <-checked:
 			if refused(err) {
 				return r.end(err)
@@ -316,20 +317,20 @@ func (r *receiveStream) end(why error) error {
 	}
 }
 
-// checkAgain asks whether the stream's token and right still hold, without making deliveries wait for the answer. It ends within the time
-// for a call, and the next one begins only after it.
-func (r *receiveStream) checkAgain(ctx context.Context) chan error {
+// checkAgain asks whether a stream's token and right still hold, without making what it writes wait for the answer. It ends within the time for a call, and
+// the next one begins only after it.
+func (s *Server) checkAgain(ctx context.Context, c *call, r right) chan error {
 	answer := make(chan error, 1)
-	if r.s.auth == nil {
+	if s.auth == nil {
 		answer <- nil
 		return answer
 	}
-	r.s.spawn(ctx, r.c, func() {
-		ctx, cancel := context.WithTimeout(ctx, r.s.limits.OpenTimeout)
+	s.spawn(ctx, c, func() {
+		ctx, cancel := context.WithTimeout(ctx, s.limits.OpenTimeout)
 		defer cancel()
-		caller, err := r.s.authenticate(ctx)
+		caller, err := s.authenticate(ctx)
 		if err == nil {
-			err = r.s.authorize(ctx, caller, mayReceive, r.c.namespace, r.c.name)
+			err = s.authorize(ctx, caller, r, c.namespace, c.name)
 		}
 		answer <- err
 	})

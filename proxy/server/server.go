@@ -72,6 +72,8 @@ type Observer interface {
 	CallEnded(method, protocol string, code codes.Code, took time.Duration)
 	// Sent: n messages of one Send ended with the result: "OK" or the error's reason.
 	Sent(namespace, producer, result string, n int)
+	// Transactions: one was begun, committed or rolled back by an application (steps "begun", "committed" and "rolled_back").
+	Transactions(namespace, producer, step string)
 	// Connections and Streams changed by +1 or -1.
 	Connections(protocol string, change int)
 	Streams(change int)
@@ -353,6 +355,7 @@ type nobody struct{}
 
 func (nobody) CallEnded(string, string, codes.Code, time.Duration) {}
 func (nobody) Sent(string, string, string, int)                    {}
+func (nobody) Transactions(string, string, string)                 {}
 func (nobody) Connections(string, int)                             {}
 func (nobody) Streams(int)                                         {}
 func (nobody) ConnectionRefused(string)                            {}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/checks"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
@@ -17,6 +18,8 @@ import (
 type Transactor interface {
 	BeginTransaction(ctx context.Context, m *driver.Message) (transaction string, err error)
 	EndTransaction(ctx context.Context, transaction string, d driver.Decision) (messageID string, err error)
+	// WatchChecks makes a receiver of checks; who asks for it closes it.
+	WatchChecks() (*checks.Receiver, error)
 }
 
 // beginTransaction stores a message that nobody gets before it is committed. The right is that of sending.
@@ -52,6 +55,7 @@ func (s *Server) beginTransaction(ctx context.Context, c *call, req *pb.BeginTra
 		s.observer.Sent(c.namespace, c.name, string(driver.ReasonOf(err)), 1)
 		return nil, err
 	}
+	s.observer.Transactions(c.namespace, c.name, "begun")
 	return &pb.BeginTransactionResponse{Transaction: transaction, MessageId: message.ID}, nil
 }
 
@@ -81,6 +85,7 @@ func (s *Server) endTransaction(ctx context.Context, c *call, req *pb.EndTransac
 	if err != nil {
 		return nil, err
 	}
+	s.observer.Transactions(c.namespace, c.name, stepOf[decision])
 	if decision == driver.Commit {
 		s.observer.Sent(c.namespace, c.name, "OK", 1)
 	}
@@ -89,3 +94,6 @@ func (s *Server) endTransaction(ctx context.Context, c *call, req *pb.EndTransac
 
 // decisions are those that end a transaction.
 var decisions = map[pb.Decision]driver.Decision{pb.Decision_COMMIT: driver.Commit, pb.Decision_ROLLBACK: driver.Rollback}
+
+// stepOf is what metrics call a decision that was carried out.
+var stepOf = map[driver.Decision]string{driver.Commit: "committed", driver.Rollback: "rolled_back"}

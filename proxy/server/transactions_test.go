@@ -131,6 +131,7 @@ func TestBadTransactions(t *testing.T) {
 		"a message without a body":        {"orders", empty, codes.InvalidArgument, "message.body"},
 		"a message that is too large":     {"orders", big, codes.InvalidArgument, "message.body"},
 		"a message of later":              {"orders", later, codes.InvalidArgument, "message.delay"},
+		"a sharding key":                  {"orders", &pb.Message{ShardingKey: "k", Content: text("x").Content}, codes.InvalidArgument, "message.sharding_key"},
 		"another topic":                   {"orders", &pb.Message{Topic: "secrets", Content: text("x").Content}, codes.InvalidArgument, "message.topic"},
 		"a bad id":                        {"orders", &pb.Message{Id: "a b", Content: text("x").Content}, codes.InvalidArgument, "message.id"},
 	} {

@@ -51,6 +51,8 @@ const (
 	Decision_COMMIT Decision = 1
 	// ROLLBACK: nobody ever gets it.
 	Decision_ROLLBACK Decision = 2
+	// UNKNOWN: the application cannot tell yet; it is asked again. In answers to checks only.
+	Decision_UNKNOWN Decision = 3
 )
 
 // Enum value maps for Decision.
@@ -59,11 +61,13 @@ var (
 		0: "DECISION_UNSPECIFIED",
 		1: "COMMIT",
 		2: "ROLLBACK",
+		3: "UNKNOWN",
 	}
 	Decision_value = map[string]int32{
 		"DECISION_UNSPECIFIED": 0,
 		"COMMIT":               1,
 		"ROLLBACK":             2,
+		"UNKNOWN":              3,
 	}
 )
 
@@ -150,7 +154,7 @@ func (x TokenResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TokenResult_Outcome.Descriptor instead.
 func (TokenResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{23, 0}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{28, 0}
 }
 
 // Message is what an application writes. At most one of body, text and json.
@@ -646,7 +650,7 @@ type BeginTransactionRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Producer  string                 `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
-	// message: without deliver_at and delay. Keep its id with what it announces: the checks of the transaction name it.
+	// message: without deliver_at, delay and sharding_key. Keep its id with what it announces: the checks of the transaction name it.
 	Message       *Message `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -870,6 +874,318 @@ func (x *EndTransactionResponse) GetMessageId() string {
 	return ""
 }
 
+type TransactionChecksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first frame sets namespace and producer; later frames must not.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Producer  string `protobuf:"bytes,2,opt,name=producer,proto3" json:"producer,omitempty"`
+	// resolutions answer checks, at most 1000 in a frame; the first frame has none.
+	Resolutions   []*TransactionResolution `protobuf:"bytes,3,rep,name=resolutions,proto3" json:"resolutions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionChecksRequest) Reset() {
+	*x = TransactionChecksRequest{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionChecksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionChecksRequest) ProtoMessage() {}
+
+func (x *TransactionChecksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionChecksRequest.ProtoReflect.Descriptor instead.
+func (*TransactionChecksRequest) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TransactionChecksRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TransactionChecksRequest) GetProducer() string {
+	if x != nil {
+		return x.Producer
+	}
+	return ""
+}
+
+func (x *TransactionChecksRequest) GetResolutions() []*TransactionResolution {
+	if x != nil {
+		return x.Resolutions
+	}
+	return nil
+}
+
+type TransactionResolution struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// transaction is the check's. That of an earlier check, or of BeginTransaction, decides the same transaction.
+	Transaction   string   `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	Decision      Decision `protobuf:"varint,2,opt,name=decision,proto3,enum=rocketmq.proxy.v1alpha1.Decision" json:"decision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionResolution) Reset() {
+	*x = TransactionResolution{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionResolution) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionResolution) ProtoMessage() {}
+
+func (x *TransactionResolution) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionResolution.ProtoReflect.Descriptor instead.
+func (*TransactionResolution) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *TransactionResolution) GetTransaction() string {
+	if x != nil {
+		return x.Transaction
+	}
+	return ""
+}
+
+func (x *TransactionResolution) GetDecision() Decision {
+	if x != nil {
+		return x.Decision
+	}
+	return Decision_DECISION_UNSPECIFIED
+}
+
+type TransactionChecksResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Checks []*TransactionCheck    `protobuf:"bytes,1,rep,name=checks,proto3" json:"checks,omitempty"`
+	// results answer resolutions, one for each, in the order in which they are done.
+	Results []*TransactionResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	// draining: this host stops; answer what you have and open a new stream (it goes to another host).
+	Draining      bool `protobuf:"varint,3,opt,name=draining,proto3" json:"draining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionChecksResponse) Reset() {
+	*x = TransactionChecksResponse{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionChecksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionChecksResponse) ProtoMessage() {}
+
+func (x *TransactionChecksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionChecksResponse.ProtoReflect.Descriptor instead.
+func (*TransactionChecksResponse) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TransactionChecksResponse) GetChecks() []*TransactionCheck {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+func (x *TransactionChecksResponse) GetResults() []*TransactionResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+func (x *TransactionChecksResponse) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+// TransactionCheck is the question what became of one transaction. What gets no answer in 30 s counts as not answered and comes again, until RocketMQ gives up
+// (transactionCheckMax, 15 unless changed): the message is then never delivered.
+type TransactionCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// transaction is what the answer names.
+	Transaction string           `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	Message     *ReceivedMessage `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// check_times counts the checks of this transaction, this one included.
+	CheckTimes int32 `protobuf:"varint,3,opt,name=check_times,json=checkTimes,proto3" json:"check_times,omitempty"`
+	// born_time is when it was begun.
+	BornTime      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=born_time,json=bornTime,proto3" json:"born_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionCheck) Reset() {
+	*x = TransactionCheck{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionCheck) ProtoMessage() {}
+
+func (x *TransactionCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionCheck.ProtoReflect.Descriptor instead.
+func (*TransactionCheck) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *TransactionCheck) GetTransaction() string {
+	if x != nil {
+		return x.Transaction
+	}
+	return ""
+}
+
+func (x *TransactionCheck) GetMessage() *ReceivedMessage {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *TransactionCheck) GetCheckTimes() int32 {
+	if x != nil {
+		return x.CheckTimes
+	}
+	return 0
+}
+
+func (x *TransactionCheck) GetBornTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BornTime
+	}
+	return nil
+}
+
+// TransactionResult is the answer to one resolution: error when it was not done. An error that is retryable may be answered again; the check comes again too.
+type TransactionResult struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Transaction string                 `protobuf:"bytes,1,opt,name=transaction,proto3" json:"transaction,omitempty"`
+	// message_id is set when the transaction was ended.
+	MessageId     string     `protobuf:"bytes,2,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	Error         *SendError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransactionResult) Reset() {
+	*x = TransactionResult{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransactionResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransactionResult) ProtoMessage() {}
+
+func (x *TransactionResult) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransactionResult.ProtoReflect.Descriptor instead.
+func (*TransactionResult) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TransactionResult) GetTransaction() string {
+	if x != nil {
+		return x.Transaction
+	}
+	return ""
+}
+
+func (x *TransactionResult) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *TransactionResult) GetError() *SendError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type SendError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// code is the gRPC status code that the message alone would have got.
@@ -888,7 +1204,7 @@ type SendError struct {
 
 func (x *SendError) Reset() {
 	*x = SendError{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1216,7 @@ func (x *SendError) String() string {
 func (*SendError) ProtoMessage() {}
 
 func (x *SendError) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[10]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1229,7 @@ func (x *SendError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SendError.ProtoReflect.Descriptor instead.
 func (*SendError) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{10}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SendError) GetCode() int32 {
@@ -970,7 +1286,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1298,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[11]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1311,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{11}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Delivery) GetMessage() *ReceivedMessage {
@@ -1057,7 +1373,7 @@ type ReceivedMessage struct {
 
 func (x *ReceivedMessage) Reset() {
 	*x = ReceivedMessage{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1385,7 @@ func (x *ReceivedMessage) String() string {
 func (*ReceivedMessage) ProtoMessage() {}
 
 func (x *ReceivedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[12]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1398,7 @@ func (x *ReceivedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceivedMessage.ProtoReflect.Descriptor instead.
 func (*ReceivedMessage) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{12}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReceivedMessage) GetTopic() string {
@@ -1163,7 +1479,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1491,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[13]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1504,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReceiveRequest) GetNamespace() string {
@@ -1267,7 +1583,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1595,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[14]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1608,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReceiveResponse) GetDeliveries() []*Delivery {
@@ -1334,7 +1650,7 @@ type PullRequest struct {
 
 func (x *PullRequest) Reset() {
 	*x = PullRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1662,7 @@ func (x *PullRequest) String() string {
 func (*PullRequest) ProtoMessage() {}
 
 func (x *PullRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[15]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1675,7 @@ func (x *PullRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullRequest.ProtoReflect.Descriptor instead.
 func (*PullRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PullRequest) GetNamespace() string {
@@ -1413,7 +1729,7 @@ type PullResponse struct {
 
 func (x *PullResponse) Reset() {
 	*x = PullResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1741,7 @@ func (x *PullResponse) String() string {
 func (*PullResponse) ProtoMessage() {}
 
 func (x *PullResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[16]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1754,7 @@ func (x *PullResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullResponse.ProtoReflect.Descriptor instead.
 func (*PullResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PullResponse) GetDeliveries() []*Delivery {
@@ -1460,7 +1776,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1788,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[17]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1801,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AckRequest) GetNamespace() string {
@@ -1523,7 +1839,7 @@ type NackEntry struct {
 
 func (x *NackEntry) Reset() {
 	*x = NackEntry{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1851,7 @@ func (x *NackEntry) String() string {
 func (*NackEntry) ProtoMessage() {}
 
 func (x *NackEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[18]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1864,7 @@ func (x *NackEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NackEntry.ProtoReflect.Descriptor instead.
 func (*NackEntry) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{18}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NackEntry) GetAckToken() string {
@@ -1583,7 +1899,7 @@ type NackRequest struct {
 
 func (x *NackRequest) Reset() {
 	*x = NackRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1911,7 @@ func (x *NackRequest) String() string {
 func (*NackRequest) ProtoMessage() {}
 
 func (x *NackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[19]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1924,7 @@ func (x *NackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NackRequest.ProtoReflect.Descriptor instead.
 func (*NackRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{19}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NackRequest) GetNamespace() string {
@@ -1643,7 +1959,7 @@ type ModifyEntry struct {
 
 func (x *ModifyEntry) Reset() {
 	*x = ModifyEntry{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[20]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1971,7 @@ func (x *ModifyEntry) String() string {
 func (*ModifyEntry) ProtoMessage() {}
 
 func (x *ModifyEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[20]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1984,7 @@ func (x *ModifyEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyEntry.ProtoReflect.Descriptor instead.
 func (*ModifyEntry) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{20}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ModifyEntry) GetAckToken() string {
@@ -1696,7 +2012,7 @@ type ModifyAckDeadlineRequest struct {
 
 func (x *ModifyAckDeadlineRequest) Reset() {
 	*x = ModifyAckDeadlineRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[21]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +2024,7 @@ func (x *ModifyAckDeadlineRequest) String() string {
 func (*ModifyAckDeadlineRequest) ProtoMessage() {}
 
 func (x *ModifyAckDeadlineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[21]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +2037,7 @@ func (x *ModifyAckDeadlineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModifyAckDeadlineRequest.ProtoReflect.Descriptor instead.
 func (*ModifyAckDeadlineRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{21}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ModifyAckDeadlineRequest) GetNamespace() string {
@@ -1755,7 +2071,7 @@ type AckResponse struct {
 
 func (x *AckResponse) Reset() {
 	*x = AckResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[22]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +2083,7 @@ func (x *AckResponse) String() string {
 func (*AckResponse) ProtoMessage() {}
 
 func (x *AckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[22]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +2096,7 @@ func (x *AckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResponse.ProtoReflect.Descriptor instead.
 func (*AckResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{22}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AckResponse) GetResults() []*TokenResult {
@@ -1809,7 +2125,7 @@ type TokenResult struct {
 
 func (x *TokenResult) Reset() {
 	*x = TokenResult{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[23]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2137,7 @@ func (x *TokenResult) String() string {
 func (*TokenResult) ProtoMessage() {}
 
 func (x *TokenResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[23]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2150,7 @@ func (x *TokenResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenResult.ProtoReflect.Descriptor instead.
 func (*TokenResult) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{23}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TokenResult) GetAckToken() string {
@@ -1941,7 +2257,29 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\bdecision\x18\x04 \x01(\x0e2!.rocketmq.proxy.v1alpha1.DecisionR\bdecision\"7\n" +
 	"\x16EndTransactionResponse\x12\x1d\n" +
 	"\n" +
-	"message_id\x18\x01 \x01(\tR\tmessageId\"\x85\x01\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\"\xa6\x01\n" +
+	"\x18TransactionChecksRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bproducer\x18\x02 \x01(\tR\bproducer\x12P\n" +
+	"\vresolutions\x18\x03 \x03(\v2..rocketmq.proxy.v1alpha1.TransactionResolutionR\vresolutions\"x\n" +
+	"\x15TransactionResolution\x12 \n" +
+	"\vtransaction\x18\x01 \x01(\tR\vtransaction\x12=\n" +
+	"\bdecision\x18\x02 \x01(\x0e2!.rocketmq.proxy.v1alpha1.DecisionR\bdecision\"\xc0\x01\n" +
+	"\x19TransactionChecksResponse\x12A\n" +
+	"\x06checks\x18\x01 \x03(\v2).rocketmq.proxy.v1alpha1.TransactionCheckR\x06checks\x12D\n" +
+	"\aresults\x18\x02 \x03(\v2*.rocketmq.proxy.v1alpha1.TransactionResultR\aresults\x12\x1a\n" +
+	"\bdraining\x18\x03 \x01(\bR\bdraining\"\xd2\x01\n" +
+	"\x10TransactionCheck\x12 \n" +
+	"\vtransaction\x18\x01 \x01(\tR\vtransaction\x12B\n" +
+	"\amessage\x18\x02 \x01(\v2(.rocketmq.proxy.v1alpha1.ReceivedMessageR\amessage\x12\x1f\n" +
+	"\vcheck_times\x18\x03 \x01(\x05R\n" +
+	"checkTimes\x127\n" +
+	"\tborn_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bbornTime\"\x8e\x01\n" +
+	"\x11TransactionResult\x12 \n" +
+	"\vtransaction\x18\x01 \x01(\tR\vtransaction\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x02 \x01(\tR\tmessageId\x128\n" +
+	"\x05error\x18\x03 \x01(\v2\".rocketmq.proxy.v1alpha1.SendErrorR\x05error\"\x85\x01\n" +
 	"\tSendError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -2033,17 +2371,19 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x02OK\x10\x01\x12\v\n" +
 	"\aEXPIRED\x10\x02\x12\t\n" +
 	"\x05RETRY\x10\x03\x12\v\n" +
-	"\aINVALID\x10\x04*>\n" +
+	"\aINVALID\x10\x04*K\n" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
 	"\x06COMMIT\x10\x01\x12\f\n" +
-	"\bROLLBACK\x10\x022\xe5\x05\n" +
+	"\bROLLBACK\x10\x02\x12\v\n" +
+	"\aUNKNOWN\x10\x032\xe5\x06\n" +
 	"\x0fProducerService\x12\x9a\x01\n" +
 	"\x04Send\x12$.rocketmq.proxy.v1alpha1.SendRequest\x1a%.rocketmq.proxy.v1alpha1.SendResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/producers/{producer}:send\x12\xa2\x01\n" +
 	"\x06Recall\x12&.rocketmq.proxy.v1alpha1.RecallRequest\x1a'.rocketmq.proxy.v1alpha1.RecallResponse\"G\x82\xd3\xe4\x93\x02A:\x01*\"</v1alpha1/namespaces/{namespace}/producers/{producer}:recall\x12\xca\x01\n" +
 	"\x10BeginTransaction\x120.rocketmq.proxy.v1alpha1.BeginTransactionRequest\x1a1.rocketmq.proxy.v1alpha1.BeginTransactionResponse\"Q\x82\xd3\xe4\x93\x02K:\x01*\"F/v1alpha1/namespaces/{namespace}/producers/{producer}:beginTransaction\x12\xc2\x01\n" +
-	"\x0eEndTransaction\x12..rocketmq.proxy.v1alpha1.EndTransactionRequest\x1a/.rocketmq.proxy.v1alpha1.EndTransactionResponse\"O\x82\xd3\xe4\x93\x02I:\x01*\"D/v1alpha1/namespaces/{namespace}/producers/{producer}:endTransaction2\x88\x06\n" +
+	"\x0eEndTransaction\x12..rocketmq.proxy.v1alpha1.EndTransactionRequest\x1a/.rocketmq.proxy.v1alpha1.EndTransactionResponse\"O\x82\xd3\xe4\x93\x02I:\x01*\"D/v1alpha1/namespaces/{namespace}/producers/{producer}:endTransaction\x12~\n" +
+	"\x11TransactionChecks\x121.rocketmq.proxy.v1alpha1.TransactionChecksRequest\x1a2.rocketmq.proxy.v1alpha1.TransactionChecksResponse(\x010\x012\x88\x06\n" +
 	"\x0fConsumerService\x12`\n" +
 	"\aReceive\x12'.rocketmq.proxy.v1alpha1.ReceiveRequest\x1a(.rocketmq.proxy.v1alpha1.ReceiveResponse(\x010\x01\x12\x9a\x01\n" +
 	"\x04Pull\x12$.rocketmq.proxy.v1alpha1.PullRequest\x1a%.rocketmq.proxy.v1alpha1.PullResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:pull\x12\x96\x01\n" +
@@ -2064,94 +2404,108 @@ func file_proxy_v1alpha1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_proxy_v1alpha1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_proxy_v1alpha1_proxy_proto_goTypes = []any{
-	(Decision)(0),                    // 0: rocketmq.proxy.v1alpha1.Decision
-	(TokenResult_Outcome)(0),         // 1: rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	(*Message)(nil),                  // 2: rocketmq.proxy.v1alpha1.Message
-	(*SendRequest)(nil),              // 3: rocketmq.proxy.v1alpha1.SendRequest
-	(*SendResponse)(nil),             // 4: rocketmq.proxy.v1alpha1.SendResponse
-	(*SendResult)(nil),               // 5: rocketmq.proxy.v1alpha1.SendResult
-	(*RecallRequest)(nil),            // 6: rocketmq.proxy.v1alpha1.RecallRequest
-	(*RecallResponse)(nil),           // 7: rocketmq.proxy.v1alpha1.RecallResponse
-	(*BeginTransactionRequest)(nil),  // 8: rocketmq.proxy.v1alpha1.BeginTransactionRequest
-	(*BeginTransactionResponse)(nil), // 9: rocketmq.proxy.v1alpha1.BeginTransactionResponse
-	(*EndTransactionRequest)(nil),    // 10: rocketmq.proxy.v1alpha1.EndTransactionRequest
-	(*EndTransactionResponse)(nil),   // 11: rocketmq.proxy.v1alpha1.EndTransactionResponse
-	(*SendError)(nil),                // 12: rocketmq.proxy.v1alpha1.SendError
-	(*Delivery)(nil),                 // 13: rocketmq.proxy.v1alpha1.Delivery
-	(*ReceivedMessage)(nil),          // 14: rocketmq.proxy.v1alpha1.ReceivedMessage
-	(*ReceiveRequest)(nil),           // 15: rocketmq.proxy.v1alpha1.ReceiveRequest
-	(*ReceiveResponse)(nil),          // 16: rocketmq.proxy.v1alpha1.ReceiveResponse
-	(*PullRequest)(nil),              // 17: rocketmq.proxy.v1alpha1.PullRequest
-	(*PullResponse)(nil),             // 18: rocketmq.proxy.v1alpha1.PullResponse
-	(*AckRequest)(nil),               // 19: rocketmq.proxy.v1alpha1.AckRequest
-	(*NackEntry)(nil),                // 20: rocketmq.proxy.v1alpha1.NackEntry
-	(*NackRequest)(nil),              // 21: rocketmq.proxy.v1alpha1.NackRequest
-	(*ModifyEntry)(nil),              // 22: rocketmq.proxy.v1alpha1.ModifyEntry
-	(*ModifyAckDeadlineRequest)(nil), // 23: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	(*AckResponse)(nil),              // 24: rocketmq.proxy.v1alpha1.AckResponse
-	(*TokenResult)(nil),              // 25: rocketmq.proxy.v1alpha1.TokenResult
-	nil,                              // 26: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	nil,                              // 27: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	(*structpb.Value)(nil),           // 28: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 30: google.protobuf.Duration
+	(Decision)(0),                     // 0: rocketmq.proxy.v1alpha1.Decision
+	(TokenResult_Outcome)(0),          // 1: rocketmq.proxy.v1alpha1.TokenResult.Outcome
+	(*Message)(nil),                   // 2: rocketmq.proxy.v1alpha1.Message
+	(*SendRequest)(nil),               // 3: rocketmq.proxy.v1alpha1.SendRequest
+	(*SendResponse)(nil),              // 4: rocketmq.proxy.v1alpha1.SendResponse
+	(*SendResult)(nil),                // 5: rocketmq.proxy.v1alpha1.SendResult
+	(*RecallRequest)(nil),             // 6: rocketmq.proxy.v1alpha1.RecallRequest
+	(*RecallResponse)(nil),            // 7: rocketmq.proxy.v1alpha1.RecallResponse
+	(*BeginTransactionRequest)(nil),   // 8: rocketmq.proxy.v1alpha1.BeginTransactionRequest
+	(*BeginTransactionResponse)(nil),  // 9: rocketmq.proxy.v1alpha1.BeginTransactionResponse
+	(*EndTransactionRequest)(nil),     // 10: rocketmq.proxy.v1alpha1.EndTransactionRequest
+	(*EndTransactionResponse)(nil),    // 11: rocketmq.proxy.v1alpha1.EndTransactionResponse
+	(*TransactionChecksRequest)(nil),  // 12: rocketmq.proxy.v1alpha1.TransactionChecksRequest
+	(*TransactionResolution)(nil),     // 13: rocketmq.proxy.v1alpha1.TransactionResolution
+	(*TransactionChecksResponse)(nil), // 14: rocketmq.proxy.v1alpha1.TransactionChecksResponse
+	(*TransactionCheck)(nil),          // 15: rocketmq.proxy.v1alpha1.TransactionCheck
+	(*TransactionResult)(nil),         // 16: rocketmq.proxy.v1alpha1.TransactionResult
+	(*SendError)(nil),                 // 17: rocketmq.proxy.v1alpha1.SendError
+	(*Delivery)(nil),                  // 18: rocketmq.proxy.v1alpha1.Delivery
+	(*ReceivedMessage)(nil),           // 19: rocketmq.proxy.v1alpha1.ReceivedMessage
+	(*ReceiveRequest)(nil),            // 20: rocketmq.proxy.v1alpha1.ReceiveRequest
+	(*ReceiveResponse)(nil),           // 21: rocketmq.proxy.v1alpha1.ReceiveResponse
+	(*PullRequest)(nil),               // 22: rocketmq.proxy.v1alpha1.PullRequest
+	(*PullResponse)(nil),              // 23: rocketmq.proxy.v1alpha1.PullResponse
+	(*AckRequest)(nil),                // 24: rocketmq.proxy.v1alpha1.AckRequest
+	(*NackEntry)(nil),                 // 25: rocketmq.proxy.v1alpha1.NackEntry
+	(*NackRequest)(nil),               // 26: rocketmq.proxy.v1alpha1.NackRequest
+	(*ModifyEntry)(nil),               // 27: rocketmq.proxy.v1alpha1.ModifyEntry
+	(*ModifyAckDeadlineRequest)(nil),  // 28: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	(*AckResponse)(nil),               // 29: rocketmq.proxy.v1alpha1.AckResponse
+	(*TokenResult)(nil),               // 30: rocketmq.proxy.v1alpha1.TokenResult
+	nil,                               // 31: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	nil,                               // 32: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	(*structpb.Value)(nil),            // 33: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil),     // 34: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 35: google.protobuf.Duration
 }
 var file_proxy_v1alpha1_proxy_proto_depIdxs = []int32{
-	28, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
-	26, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	29, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
-	30, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
+	33, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
+	31, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	34, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
+	35, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
 	2,  // 4: rocketmq.proxy.v1alpha1.SendRequest.messages:type_name -> rocketmq.proxy.v1alpha1.Message
 	5,  // 5: rocketmq.proxy.v1alpha1.SendResponse.results:type_name -> rocketmq.proxy.v1alpha1.SendResult
-	12, // 6: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
+	17, // 6: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
 	2,  // 7: rocketmq.proxy.v1alpha1.BeginTransactionRequest.message:type_name -> rocketmq.proxy.v1alpha1.Message
 	0,  // 8: rocketmq.proxy.v1alpha1.EndTransactionRequest.decision:type_name -> rocketmq.proxy.v1alpha1.Decision
-	14, // 9: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
-	29, // 10: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
-	29, // 11: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
-	29, // 12: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
-	27, // 13: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	30, // 14: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
-	20, // 15: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	22, // 16: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
-	13, // 17: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	25, // 18: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	30, // 19: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
-	30, // 20: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
-	13, // 21: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	30, // 22: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
-	20, // 23: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	30, // 24: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
-	22, // 25: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
-	25, // 26: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	1,  // 27: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	29, // 28: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
-	30, // 29: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
-	3,  // 30: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
-	6,  // 31: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
-	8,  // 32: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:input_type -> rocketmq.proxy.v1alpha1.BeginTransactionRequest
-	10, // 33: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:input_type -> rocketmq.proxy.v1alpha1.EndTransactionRequest
-	15, // 34: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
-	17, // 35: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
-	19, // 36: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
-	21, // 37: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
-	23, // 38: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	4,  // 39: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
-	7,  // 40: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
-	9,  // 41: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:output_type -> rocketmq.proxy.v1alpha1.BeginTransactionResponse
-	11, // 42: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:output_type -> rocketmq.proxy.v1alpha1.EndTransactionResponse
-	16, // 43: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
-	18, // 44: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
-	24, // 45: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	24, // 46: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	24, // 47: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	39, // [39:48] is the sub-list for method output_type
-	30, // [30:39] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	13, // 9: rocketmq.proxy.v1alpha1.TransactionChecksRequest.resolutions:type_name -> rocketmq.proxy.v1alpha1.TransactionResolution
+	0,  // 10: rocketmq.proxy.v1alpha1.TransactionResolution.decision:type_name -> rocketmq.proxy.v1alpha1.Decision
+	15, // 11: rocketmq.proxy.v1alpha1.TransactionChecksResponse.checks:type_name -> rocketmq.proxy.v1alpha1.TransactionCheck
+	16, // 12: rocketmq.proxy.v1alpha1.TransactionChecksResponse.results:type_name -> rocketmq.proxy.v1alpha1.TransactionResult
+	19, // 13: rocketmq.proxy.v1alpha1.TransactionCheck.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
+	34, // 14: rocketmq.proxy.v1alpha1.TransactionCheck.born_time:type_name -> google.protobuf.Timestamp
+	17, // 15: rocketmq.proxy.v1alpha1.TransactionResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
+	19, // 16: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
+	34, // 17: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
+	34, // 18: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
+	34, // 19: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
+	32, // 20: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	35, // 21: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
+	25, // 22: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
+	27, // 23: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
+	18, // 24: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
+	30, // 25: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
+	35, // 26: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
+	35, // 27: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
+	18, // 28: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
+	35, // 29: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
+	25, // 30: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
+	35, // 31: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
+	27, // 32: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
+	30, // 33: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
+	1,  // 34: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
+	34, // 35: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
+	35, // 36: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
+	3,  // 37: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
+	6,  // 38: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
+	8,  // 39: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:input_type -> rocketmq.proxy.v1alpha1.BeginTransactionRequest
+	10, // 40: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:input_type -> rocketmq.proxy.v1alpha1.EndTransactionRequest
+	12, // 41: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:input_type -> rocketmq.proxy.v1alpha1.TransactionChecksRequest
+	20, // 42: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
+	22, // 43: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
+	24, // 44: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
+	26, // 45: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
+	28, // 46: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	4,  // 47: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
+	7,  // 48: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
+	9,  // 49: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:output_type -> rocketmq.proxy.v1alpha1.BeginTransactionResponse
+	11, // 50: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:output_type -> rocketmq.proxy.v1alpha1.EndTransactionResponse
+	14, // 51: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:output_type -> rocketmq.proxy.v1alpha1.TransactionChecksResponse
+	21, // 52: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
+	23, // 53: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
+	29, // 54: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	29, // 55: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	29, // 56: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	47, // [47:57] is the sub-list for method output_type
+	37, // [37:47] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_proxy_v1alpha1_proxy_proto_init() }
@@ -2172,7 +2526,7 @@ func file_proxy_v1alpha1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proxy_v1alpha1_proxy_proto_rawDesc), len(file_proxy_v1alpha1_proxy_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -36,10 +36,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ProducerService_Send_FullMethodName             = "/rocketmq.proxy.v1alpha1.ProducerService/Send"
-	ProducerService_Recall_FullMethodName           = "/rocketmq.proxy.v1alpha1.ProducerService/Recall"
-	ProducerService_BeginTransaction_FullMethodName = "/rocketmq.proxy.v1alpha1.ProducerService/BeginTransaction"
-	ProducerService_EndTransaction_FullMethodName   = "/rocketmq.proxy.v1alpha1.ProducerService/EndTransaction"
+	ProducerService_Send_FullMethodName              = "/rocketmq.proxy.v1alpha1.ProducerService/Send"
+	ProducerService_Recall_FullMethodName            = "/rocketmq.proxy.v1alpha1.ProducerService/Recall"
+	ProducerService_BeginTransaction_FullMethodName  = "/rocketmq.proxy.v1alpha1.ProducerService/BeginTransaction"
+	ProducerService_EndTransaction_FullMethodName    = "/rocketmq.proxy.v1alpha1.ProducerService/EndTransaction"
+	ProducerService_TransactionChecks_FullMethodName = "/rocketmq.proxy.v1alpha1.ProducerService/TransactionChecks"
 )
 
 // ProducerServiceClient is the client API for ProducerService service.
@@ -61,6 +62,10 @@ type ProducerServiceClient interface {
 	// a message is delivered once however often it is committed; the other way is FAILED_PRECONDITION with the reason TransactionEnded (after a
 	// rollback only on the host that did it). On any other error call it again.
 	EndTransaction(ctx context.Context, in *EndTransactionRequest, opts ...grpc.CallOption) (*EndTransactionResponse, error)
+	// TransactionChecks asks an application what became of transactions that nobody has ended. The first frame opens the stream; checks come as RocketMQ asks,
+	// to one of the streams of the Producer, on whatever host; later frames answer them. A Producer may have an HTTP address in its place
+	// (spec.transactions.checkURL).
+	TransactionChecks(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TransactionChecksRequest, TransactionChecksResponse], error)
 }
 
 type producerServiceClient struct {
@@ -111,6 +116,19 @@ func (c *producerServiceClient) EndTransaction(ctx context.Context, in *EndTrans
 	return out, nil
 }
 
+func (c *producerServiceClient) TransactionChecks(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[TransactionChecksRequest, TransactionChecksResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ProducerService_ServiceDesc.Streams[0], ProducerService_TransactionChecks_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[TransactionChecksRequest, TransactionChecksResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProducerService_TransactionChecksClient = grpc.BidiStreamingClient[TransactionChecksRequest, TransactionChecksResponse]
+
 // ProducerServiceServer is the server API for ProducerService service.
 // All implementations must embed UnimplementedProducerServiceServer
 // for forward compatibility.
@@ -130,6 +148,10 @@ type ProducerServiceServer interface {
 	// a message is delivered once however often it is committed; the other way is FAILED_PRECONDITION with the reason TransactionEnded (after a
 	// rollback only on the host that did it). On any other error call it again.
 	EndTransaction(context.Context, *EndTransactionRequest) (*EndTransactionResponse, error)
+	// TransactionChecks asks an application what became of transactions that nobody has ended. The first frame opens the stream; checks come as RocketMQ asks,
+	// to one of the streams of the Producer, on whatever host; later frames answer them. A Producer may have an HTTP address in its place
+	// (spec.transactions.checkURL).
+	TransactionChecks(grpc.BidiStreamingServer[TransactionChecksRequest, TransactionChecksResponse]) error
 	mustEmbedUnimplementedProducerServiceServer()
 }
 
@@ -151,6 +173,9 @@ func (UnimplementedProducerServiceServer) BeginTransaction(context.Context, *Beg
 }
 func (UnimplementedProducerServiceServer) EndTransaction(context.Context, *EndTransactionRequest) (*EndTransactionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EndTransaction not implemented")
+}
+func (UnimplementedProducerServiceServer) TransactionChecks(grpc.BidiStreamingServer[TransactionChecksRequest, TransactionChecksResponse]) error {
+	return status.Error(codes.Unimplemented, "method TransactionChecks not implemented")
 }
 func (UnimplementedProducerServiceServer) mustEmbedUnimplementedProducerServiceServer() {}
 func (UnimplementedProducerServiceServer) testEmbeddedByValue()                         {}
@@ -245,6 +270,13 @@ func _ProducerService_EndTransaction_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ProducerService_TransactionChecks_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ProducerServiceServer).TransactionChecks(&grpc.GenericServerStream[TransactionChecksRequest, TransactionChecksResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ProducerService_TransactionChecksServer = grpc.BidiStreamingServer[TransactionChecksRequest, TransactionChecksResponse]
+
 // ProducerService_ServiceDesc is the grpc.ServiceDesc for ProducerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -269,7 +301,14 @@ var ProducerService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ProducerService_EndTransaction_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "TransactionChecks",
+			Handler:       _ProducerService_TransactionChecks_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "proxy/v1alpha1/proxy.proto",
 }
 

@@ -1,0 +1,212 @@
+// Copyright The RocketMQ Proxy Operator Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+
+	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/checks"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+)
+
+const (
+	// checksAtOnce is how many resolutions of one frame are done side by side.
+	checksAtOnce = 16
+	// frameChecks and frameCheckBytes are what goes into one frame; a single larger check goes alone.
+	frameChecks     = 64
+	frameCheckBytes = 1 << 20
+	// resolveTimeout bounds one resolution. It does not end with the stream: a decision that arrived should count.
+	resolveTimeout = 20 * time.Second
+	// expireEvery is how often a stream looks for checks that got no answer.
+	expireEvery = 5 * time.Second
+	// checkGrace is how long a stream waits for answers when its host stops asking.
+	checkGrace = 5 * time.Second
+)
+
+// checksHandler is the life of one TransactionChecks stream.
+func checksHandler(server any, stream grpc.ServerStream) error {
+	s := server.(*Server)
+	c := &call{method: "TransactionChecks", protocol: "grpc"}
+	return s.serve(stream.Context(), c, 0, func(ctx context.Context) error {
+		var err error
+		if c.caller, err = s.authenticate(ctx); err != nil {
+			return err
+		}
+		if err := s.admission.enterCaller(c.caller.Name, true); err != nil {
+			return err
+		}
+		defer s.admission.leaveCaller(c.caller.Name, true)
+		s.observer.Streams(1)
+		defer s.observer.Streams(-1)
+		return s.transactionChecks(ctx, c, stream)
+	})
+}
+
+// transactionChecks opens the stream, runs it, and cleans up before it returns: the receiver, so that nothing more comes; the resolutions under way,
+// which finish (they are bounded in time); the Use, so that the registry may close the client.
+func (s *Server) transactionChecks(ctx context.Context, c *call, stream grpc.ServerStream) error {
+	first := &pb.TransactionChecksRequest{}
+	if err := s.readFirst(ctx, stream, first, "producer"); err != nil {
+		return err
+	}
+	c.namespace, c.name = first.GetNamespace(), first.GetProducer()
+	use, err := s.open(ctx, c, maySend, registry.Producer)
+	if err != nil {
+		return err
+	}
+	defer use.Release()
+	if len(first.GetResolutions()) > 0 {
+		return invalid("resolutions", "the stream's first frame has none: nothing was asked yet")
+	}
+	receiver, err := use.Client().(Transactor).WatchChecks()
+	if err != nil {
+		return err
+	}
+	defer receiver.Close()
+	cs := &checkStream{
+		s: s, c: c, stream: stream, receiver: receiver, closing: use.Closing(), ended: make(chan error, 1), done: make(chan struct{}, 1),
+	}
+	defer cs.finish()
+	return cs.run(ctx)
+}
+
+// checkStream is one TransactionChecks stream. Its handler's goroutine runs everything but read and what that starts.
+type checkStream struct {
+	s        *Server
+	c        *call
+	stream   grpc.ServerStream
+	receiver *checks.Receiver
+	closing  <-chan struct{}
+	// ended gets the reader's last word: nil when the application will answer nothing more.
+	ended chan error
+	// done signals the writer that there are results.
+	done chan struct{}
+	// stalled is set when a write took too long; the watchdog has ended the stream then.
+	stalled  atomic.Bool
+	watchdog *time.Timer
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	results []*pb.TransactionResult
+	working sync.WaitGroup
+}
+
+// finish lets resolutions under way end and takes no more.
+func (cs *checkStream) finish() {
+	cs.mu.Lock()
+	cs.closed = true
+	cs.mu.Unlock()
+	cs.working.Wait()
+}
+
+// run writes until the stream ends. The reader is joined by Server.Close; it ends when this returns, because grpc-go ends the stream then.
+func (cs *checkStream) run(ctx context.Context) error {
+	cs.watchdog = time.AfterFunc(cs.s.limits.WriteTimeout, func() {
+		cs.stalled.Store(true)
+		endOfStream(ctx, errNotRead)
+	})
+	cs.watchdog.Stop()
+	cs.s.spawn(ctx, cs.c, func() { cs.ended <- cs.read() })
+	err := cs.write(ctx)
+	cs.watchdog.Stop()
+	if cs.stalled.Load() {
+		cs.s.observer.ReceiverNotReading()
+		if p, ok := peer.FromContext(ctx); ok {
+			cs.s.grpcConns.stalled(p.Addr.String())
+		}
+		return errNotRead
+	}
+	return err
+}
+
+// read takes frames until the application ends its side or the stream ends. It reads the next one when the last one is done.
+func (cs *checkStream) read() error {
+	req := &pb.TransactionChecksRequest{}
+	for {
+		if err := cs.s.read(cs.stream, req); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		switch n := len(req.Resolutions); {
+		case req.Namespace != "":
+			return invalid("namespace", "only the stream's first frame may set it")
+		case req.Producer != "":
+			return invalid("producer", "only the stream's first frame may set it")
+		case n > cs.s.limits.MaxTokensPerCall:
+			return invalid("resolutions", "there are %d; one frame takes at most %d (limit MaxTokensPerCall)", n, cs.s.limits.MaxTokensPerCall)
+		}
+		if !cs.resolve(req.Resolutions) {
+			return nil
+		}
+	}
+}
+
+// resolve does one frame's resolutions, some at a time; false when the stream has ended.
+func (cs *checkStream) resolve(resolutions []*pb.TransactionResolution) bool {
+	cs.mu.Lock()
+	if cs.closed {
+		cs.mu.Unlock()
+		return false
+	}
+	cs.working.Add(1)
+	cs.mu.Unlock()
+	defer cs.working.Done()
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTimeout)
+	defer cancel()
+	slots := make(chan struct{}, checksAtOnce)
+	var all sync.WaitGroup
+	for i, r := range resolutions {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			result := cs.resolveOne(ctx, i, r)
+			cs.mu.Lock()
+			cs.results = append(cs.results, result)
+			cs.mu.Unlock()
+			signal(cs.done)
+		})
+	}
+	all.Wait()
+	return true
+}
+
+func (cs *checkStream) resolveOne(ctx context.Context, i int, r *pb.TransactionResolution) *pb.TransactionResult {
+	result := &pb.TransactionResult{Transaction: r.GetTransaction()}
+	fail := func(field, format string, args ...any) *pb.TransactionResult {
+		result.Error = refuse(reasonInvalid, "resolutions["+strconv.Itoa(i)+"]."+field, format, args...)
+		return result
+	}
+	decision, known := decisions[r.GetDecision()]
+	switch {
+	case r.GetTransaction() == "":
+		return fail("transaction", "it is missing; it is the check's")
+	case !known && r.GetDecision() != pb.Decision_UNKNOWN:
+		return fail("decision", "it is %s; it must be COMMIT, ROLLBACK or UNKNOWN", r.GetDecision())
+	}
+	id, err := cs.receiver.Resolve(ctx, r.GetTransaction(), decision)
+	if err != nil {
+		result.Error = sendError(err)
+		return result
+	}
+	if result.MessageId = id; decision != "" {
+		cs.s.observer.Transactions(cs.c.namespace, cs.c.name, stepOf[decision])
+	}
+	if decision == driver.Commit {
+		cs.s.observer.Sent(cs.c.namespace, cs.c.name, "OK", 1)
+	}
+	return result
+}
