@@ -79,7 +79,7 @@ func (producerKind) fill(o object, connection driver.Connection, spec *registry.
 		},
 		Batching:        p.Batching != proxyv1alpha1.BatchingDisabled,
 		MaxMessageBytes: p.MaxMessageBytesOrDefault(),
-		RateLimit:       rateOf(p.RateLimit),
+		RateLimit:       rateOf(p.RateLimit), DeduplicationWindow: p.DeduplicationWindow(),
 	}
 	if p.Transactions != nil {
 		spec.Producer.CheckURL = p.Transactions.CheckURL

@@ -108,6 +108,9 @@ func TestWrongObjectsAreRefusedWithTheFieldsName(t *testing.T) {
 		{"a rate in bytes above the range", "Consumer", goodConsumer + "\nrateLimit: {bytesPerSecond: 1099511627777}", []string{"spec.rateLimit.bytesPerSecond", "1099511627776"}},
 		{"a rate that is a text", "Consumer", goodConsumer + "\nrateLimit: {messagesPerSecond: '10'}", []string{"spec.rateLimit.messagesPerSecond"}},
 
+		{"a deduplication window below zero", "Producer", goodProducer + "\ndeduplicationWindowSeconds: -1", []string{"spec.deduplicationWindowSeconds"}},
+		{"a deduplication window of more than an hour", "Producer", goodProducer + "\ndeduplicationWindowSeconds: 3601", []string{"spec.deduplicationWindowSeconds", "3600"}},
+
 		{"a consumer without a group", "Consumer", "subscriptions: [{topic: a}]", []string{"spec.group", "Required"}},
 		{"a consumer without subscriptions", "Consumer", "group: g", []string{"spec.subscriptions", "Required"}},
 		{"a consumer with no subscription in the list", "Consumer", "group: g\nsubscriptions: []", []string{"spec.subscriptions", "at least 1"}},
@@ -174,6 +177,7 @@ func TestGoodObjectsAreTaken(t *testing.T) {
 		{"zeros that mean something", "Producer", goodProducer + "\ndrainTimeoutSeconds: 0\nretries: 0\ncompressAboveBytes: 0\nidleTimeoutSeconds: 0"},
 		{"everything at its limit", "Producer", "topics: [" + many(64, "t%d") +
 			"]\nsendTimeoutSeconds: 60\nretries: 5\nmaxMessageBytes: 33554432\ndrainTimeoutSeconds: 600\nsuspend: true\nbatching: Disabled"},
+		{"a deduplication window of an hour", "Producer", goodProducer + "\ndeduplicationWindowSeconds: 3600"},
 		{"a rate in messages", "Producer", goodProducer + "\nrateLimit: {messagesPerSecond: 1}"},
 		{"a rate in both, at its limit", "Consumer", goodConsumer + "\nrateLimit: {messagesPerSecond: 10000000, bytesPerSecond: 1099511627776}"},
 		{"tls with nothing in it", "Producer", goodProducer + "\nconnection: {tls: {}}"},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/batching"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/checks"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/dedup"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
@@ -113,6 +114,7 @@ func (c *Clients) openProducer(ctx context.Context, d driver.Driver, spec regist
 	}
 	client.pace.SetRate(0, spec.Producer.RateLimit)
 	client.hub = c.newHub(client, spec, log)
+	client.sent = dedup.New(spec.Producer.DeduplicationWindow, client.Queue.Send, c.o.Metrics.Deduplication(spec.Namespace, spec.Name))
 	return client, nil
 }
 
@@ -188,7 +190,8 @@ type ProducerClient struct {
 	sealer   *delivery.Sealer
 	start    time.Time
 	// hub is nil without transactions.
-	hub *checks.Hub
+	hub  *checks.Hub
+	sent *dedup.Memory
 
 	mu   sync.Mutex
 	spec registry.Spec    // what the client was opened with, with the live settings of the last Update
@@ -204,6 +207,11 @@ func (p *ProducerClient) Admit(messages int, bytes int64) (wait time.Duration) {
 		p.pace.Take(now, messages, bytes)
 	}
 	return wait
+}
+
+// SendOnce is Send for messages of which some have an id that the caller chose: within the Producer's window such a one is sent once. See dedup.Memory.
+func (p *ProducerClient) SendOnce(ctx context.Context, topic string, msgs []*driver.Message, named []bool) []driver.SendResult {
+	return p.sent.Send(ctx, topic, msgs, named)
 }
 
 // Drain waits until the messages that are here have their answers. A call that holds the client may still send: Close ends that.
@@ -226,13 +234,14 @@ func (p *ProducerClient) Close(ctx context.Context) error {
 		p.hub.Close()
 	}
 	p.Queue.Close()
+	p.sent.Close() // its sends have ended with the queue
 	return p.producer.Close(ctx)
 }
 
 // Err is the driver's.
 func (p *ProducerClient) Err() error { return p.producer.Err() }
 
-// Update takes over batching, the limit of a message's size and the rate limit; everything else needs another client.
+// Update takes over batching, the limit of a message's size, the rate limit and the deduplication window; everything else needs another client.
 func (p *ProducerClient) Update(spec registry.Spec) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -241,6 +250,7 @@ func (p *ProducerClient) Update(spec registry.Spec) bool {
 		return false
 	}
 	p.pace.SetRate(time.Since(p.start), spec.Producer.RateLimit)
+	p.sent.SetWindow(spec.Producer.DeduplicationWindow)
 	p.spec = spec
 	p.SetSettings(queueSettings(spec))
 	return true

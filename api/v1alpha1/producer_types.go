@@ -82,6 +82,16 @@ type ProducerSpec struct {
 	// +optional
 	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 
+	// deduplicationWindowSeconds is for how long after a message with an id of the application's was stored the same id is not sent again but answered with the
+	// first result, 0 to 3600, on each host by itself and for each topic; 0 = every message is sent. The same id with other content is refused. It does not
+	// cover a repetition that reaches another host, a client that was opened anew, nor more than 100000 ids (or 32 MiB) at a time, of which the oldest are
+	// forgotten first. It may be changed at any time. Absent: 0.
+	// +optional
+	// +default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=3600
+	DeduplicationWindowSeconds int32 `json:"deduplicationWindowSeconds,omitempty"`
+
 	// idleTimeoutSeconds stops the client when nothing was sent for so long, 0 to 604800 (a week); the next message starts it again.
 	// Absent: 0, never.
 	// +optional
@@ -140,6 +150,11 @@ func (s *ProducerSpec) CompressAbove() int {
 
 // IdleTimeout is idleTimeoutSeconds; 0 = never.
 func (s *ProducerSpec) IdleTimeout() time.Duration { return seconds(s.IdleTimeoutSeconds) }
+
+// DeduplicationWindow is deduplicationWindowSeconds; 0 = every message is sent.
+func (s *ProducerSpec) DeduplicationWindow() time.Duration {
+	return seconds(s.DeduplicationWindowSeconds)
+}
 
 // Producer lets applications send to some topics of one RocketMQ through the proxy. While it exists every host runs a client for it;
 // deleting it shuts the clients down, and it is gone when they are.

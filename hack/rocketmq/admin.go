@@ -89,6 +89,23 @@ func (c *Cluster) dispatchBehind(ctx context.Context) (string, error) {
 	return info.Table["dispatchBehindBytes"], nil
 }
 
+// CountByID is how many messages of a topic the broker's index has under this message id (UNIQ_KEY), of at most 32. The index is written after the answer
+// to a send: see AwaitDispatch.
+func (c *Cluster) CountByID(ctx context.Context, topic, id string) (int, error) {
+	body, err := c.askBroker(ctx, codeQueryMessage, map[string]string{
+		"topic": topic, "key": id, "maxNum": "32", "beginTimestamp": "0", "endTimestamp": strconv.FormatInt(time.Now().Add(time.Hour).UnixMilli(), 10),
+		"_UNIQUE_KEY_QUERY": "true",
+	}, nil)
+	var refused *ResponseError
+	if errors.As(err, &refused) && refused.Code == responseNotFound {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("query the messages with id %q: %w", id, err)
+	}
+	return bytes.Count(body, []byte("UNIQ_KEY\x01"+id)), nil
+}
+
 // CreateTopic creates or changes a topic with that many queues and returns when the name server knows its route.
 // Attributes are RocketMQ's, such as {"message.type": "FIFO"} (NORMAL, FIFO, DELAY, TRANSACTION); 4.x knows none.
 func (c *Cluster) CreateTopic(ctx context.Context, name string, queues int, attributes map[string]string) error {

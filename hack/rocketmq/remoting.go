@@ -27,6 +27,7 @@ const (
 
 // Request and response codes of RocketMQ's remoting protocol that administration needs.
 const (
+	codeQueryMessage        = 12
 	codeUpdateTopic         = 17
 	codeBrokerRuntimeInfo   = 28
 	codeClusterInfo         = 106
@@ -46,6 +47,7 @@ const (
 
 	responseOK          = 0
 	responseSystemError = 1
+	responseNotFound    = 22
 	responseNotOnline   = 206
 )
 

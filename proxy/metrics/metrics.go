@@ -47,6 +47,8 @@ type Metrics struct {
 	sendRefused      *prometheus.CounterVec
 	transactions     *prometheus.CounterVec
 	checks           *prometheus.CounterVec
+	repeated         *prometheus.CounterVec
+	forgotten        *prometheus.CounterVec
 	requestDuration  prometheus.Histogram
 	requestMessages  prometheus.Histogram
 	delivered        *prometheus.CounterVec
@@ -126,6 +128,10 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 	m.checks = d.counter("transaction_checks_total", "Checks of undecided transactions that came to this host, by outcome: committed, rolled_back, unknown (the "+
 		"application could not tell), unanswered (nobody answered, or nobody could be asked) or failed (RocketMQ did not take the answer).",
 		"namespace", "name", "outcome")
+	m.repeated = d.counter("deduplicated_messages_total", "Messages that a Producer answered with the result of an earlier send of their id, within its "+
+		"deduplicationWindowSeconds; they are in sent_messages_total too.", objectLabels...)
+	m.forgotten = d.counter("deduplication_forgotten_total", "Ids that a Producer forgot before its deduplicationWindowSeconds were over, because there were too "+
+		"many: a repetition of them is sent again.", objectLabels...)
 	m.requestDuration = d.histogram("send_request_duration_seconds", "Time of one request to the broker.", durations).WithLabelValues().(prometheus.Histogram)
 	m.requestMessages = d.histogram("send_request_messages", "Messages in one request to the broker: above 1, waiting messages went together.",
 		[]float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024}).WithLabelValues().(prometheus.Histogram)

@@ -104,6 +104,9 @@ func observeEverything(m *Metrics) {
 	q := m.Queue("shop", "orders")
 	q.RequestSent(3, 2, time.Millisecond)
 	q.Refused(1)
+	d := m.Deduplication("shop", "orders")
+	d.Repeated(1)
+	d.Forgotten(1)
 	q.DriverPanicked()
 	w := m.Window("shop", "billing")
 	w.Delivered(5, 2)
@@ -221,7 +224,7 @@ func TestAnObjectThatNobodyUsesHasNoSeries(t *testing.T) {
 
 func TestNilMetricsMakeNoObservers(t *testing.T) {
 	var m *Metrics
-	if m.Queue("a", "b") != nil || m.Window("a", "b") != nil {
+	if m.Queue("a", "b") != nil || m.Deduplication("a", "b") != nil || m.Window("a", "b") != nil {
 		t.Error("an observer was made")
 	}
 	m.TrackWindow("a", "b", nil)()

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/batching"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/dedup"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
@@ -170,6 +171,27 @@ func (q *queue) Refused(n int) {
 }
 
 func (q *queue) DriverPanicked() { q.m.panics.WithLabelValues("driver Send").Inc() }
+
+// Deduplication is the observer of one Producer's memory of ids; nil for nil metrics.
+func (m *Metrics) Deduplication(namespace, name string) dedup.Observer {
+	if m == nil {
+		return nil
+	}
+	return &deduplication{m: m, of: object{namespace, name}}
+}
+
+type deduplication struct {
+	m  *Metrics
+	of object
+}
+
+func (d *deduplication) Repeated(n int) {
+	d.m.repeated.WithLabelValues(d.of.namespace, d.of.name).Add(float64(n))
+}
+
+func (d *deduplication) Forgotten(n int) {
+	d.m.forgotten.WithLabelValues(d.of.namespace, d.of.name).Add(float64(n))
+}
 
 // Window is the observer of one Consumer's window; nil for nil metrics. Its series begin, all together, with the first thing that happens: five
 // thousand Consumers that nobody uses have none.

@@ -185,7 +185,7 @@ func (m *Metrics) forgetAllBut(entries []registry.EntryInfo) {
 
 // forget removes the series of objects that have no entry any more.
 func (m *Metrics) forget(kind registry.Kind, live map[object]bool) {
-	known, series := m.producers, []*prometheus.CounterVec{m.sent, m.sendRefused, m.transactions, m.checks}
+	known, series := m.producers, []*prometheus.CounterVec{m.sent, m.sendRefused, m.transactions, m.checks, m.repeated, m.forgotten}
 	if kind == registry.Consumer {
 		known, series = m.consumers, []*prometheus.CounterVec{
 			m.delivered, m.redelivered, m.ended, m.windowFull, m.paced, m.fetchFailures, m.giveBackFailures, m.deadFailures,

@@ -66,6 +66,8 @@ type ProducerSpec struct {
 	RateLimit ratelimit.Rate
 	// CheckURL is where to ask about undecided transactions while no stream can be asked; empty = nowhere.
 	CheckURL string
+	// DeduplicationWindow is how long the ids of applications are remembered; 0 = not at all.
+	DeduplicationWindow time.Duration
 }
 
 // ConsumerSpec is what a Consumer's client is made from. The registry fills Config.ClientID. Everything beside Config can change

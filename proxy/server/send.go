@@ -40,9 +40,10 @@ func (s *Server) send(ctx context.Context, c *call, req *pb.SendRequest) (*pb.Se
 	}
 	sender, spec := use.Client().(Sender), use.Spec()
 	batch := newSendBatch(len(req.Messages))
+	batch.once = spec.Producer.DeduplicationWindow > 0
 	for i, m := range req.Messages {
 		message, problem := s.message(m, spec.Producer)
-		batch.add(i, m.GetShardingKey(), message, problem)
+		batch.add(i, m, message, problem)
 	}
 	if wait := batch.admit(sender, spec.Producer.RateLimit); wait == 0 {
 		batch.send(ctx, sender)
@@ -57,6 +58,8 @@ type sendBatch struct {
 	single  topicBatch
 	// failed are the sharding keys of messages that are wrong, in whatever topic.
 	failed driver.FailedKeys
+	// once: the Producer has a deduplication window.
+	once bool
 	// retryAfter is when to try again what the rate limit refused; 0 = it refused nothing.
 	retryAfter time.Duration
 	// one is the room for a call of one message, which is most calls: it is taken together with the batch.
@@ -73,6 +76,8 @@ type topicBatch struct {
 	topic    string
 	messages []*driver.Message
 	places   []int
+	// named says which ids are their caller's, when each shall be sent once.
+	named []bool
 }
 
 func newSendBatch(n int) *sendBatch {
@@ -86,20 +91,23 @@ func newSendBatch(n int) *sendBatch {
 }
 
 // add takes message i, or its problem. What would overtake a wrong message of its sharding key fails with it.
-func (b *sendBatch) add(i int, key string, m *driver.Message, problem *pb.SendError) {
+func (b *sendBatch) add(i int, from *pb.Message, m *driver.Message, problem *pb.SendError) {
 	if problem == nil {
 		if err := b.failed.Behind(m); err != nil {
 			problem = sendError(err)
 		}
 	}
 	if problem != nil {
-		b.failed.Add(key)
+		b.failed.Add(from.GetShardingKey())
 		b.fail(i, problem)
 		return
 	}
 	t := b.of(m.Topic)
 	t.messages = append(t.messages, m)
 	t.places = append(t.places, i)
+	if b.once {
+		t.named = append(t.named, from.GetId() != "")
+	}
 }
 
 func (b *sendBatch) of(topic string) *topicBatch {
@@ -195,7 +203,12 @@ func (b *sendBatch) send(ctx context.Context, sender Sender) {
 }
 
 func (b *sendBatch) sendTopic(ctx context.Context, sender Sender, t *topicBatch) {
-	results := sender.Send(ctx, t.topic, t.messages)
+	var results []driver.SendResult
+	if b.once {
+		results = sender.SendOnce(ctx, t.topic, t.messages, t.named)
+	} else {
+		results = sender.Send(ctx, t.topic, t.messages)
+	}
 	for j, place := range t.places {
 		if err := results[j].Err; err != nil {
 			b.fail(place, sendError(err))

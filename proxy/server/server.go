@@ -48,6 +48,9 @@ type Registry interface {
 // Sender is what the server wants of a Producer's client; see batching.Queue.
 type Sender interface {
 	Send(ctx context.Context, topic string, msgs []*driver.Message) []driver.SendResult
+	// SendOnce is Send for messages of which those with named[i] have an id that the caller chose: within the Producer's deduplication window such a one is
+	// sent once, and answered with the first result again.
+	SendOnce(ctx context.Context, topic string, msgs []*driver.Message, named []bool) []driver.SendResult
 	// Admit asks the Producer's rate limit: 0 = so many messages and bytes may be sent, and are counted; else nothing may for so long.
 	Admit(messages int, bytes int64) (wait time.Duration)
 }
