@@ -37,7 +37,7 @@ func (d *demo) startBroker(ctx context.Context) error {
 	d.onStop("RocketMQ", cluster.Stop)
 	d.nameServers = cluster.NameServers()
 	fmt.Printf("    name server %s\n", strings.Join(d.nameServers, ","))
-	for _, topic := range []string{"orders", "payments"} { // what config/samples names
+	for _, topic := range []string{"orders", "payments", "events"} { // what config/samples names
 		if err := cluster.CreateTopic(ctx, topic, 4, nil); err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func (d *demo) createApplication(ctx context.Context) error {
 	account := "--serviceaccount=" + appNamespace + ":shop"
 	for _, args := range [][]string{
 		{"create", "serviceaccount", "shop", "-n", appNamespace},
-		{"create", "role", "shop-sends", "-n", appNamespace, "--verb=send", "--resource=producers.proxy.rocketmq.io", "--resource-name=orders"},
+		{"create", "role", "shop-sends", "-n", appNamespace, "--verb=send", "--resource=producers.proxy.rocketmq.io", "--resource-name=orders", "--resource-name=payments"},
 		{"create", "rolebinding", "shop-sends", "-n", appNamespace, "--role=shop-sends", account},
 		{"create", "role", "shop-receives", "-n", appNamespace, "--verb=receive", "--resource=consumers.proxy.rocketmq.io", "--resource-name=orders-mailer"},
 		{"create", "rolebinding", "shop-receives", "-n", appNamespace, "--role=shop-receives", account},
@@ -104,7 +104,7 @@ func (d *demo) applySamples(ctx context.Context) error {
 	if err := d.kubectl(ctx, "apply", "-n", appNamespace, "-k", filepath.Join("config", "samples")); err != nil {
 		return err
 	}
-	if err := d.kubectl(ctx, "wait", "--for=condition=Ready", "-n", appNamespace, "rmqp/orders", "rmqc/orders-mailer", "--timeout=60s"); err != nil {
+	if err := d.kubectl(ctx, "wait", "--for=condition=Ready", "-n", appNamespace, "--all", "rmqp,rmqc", "--timeout=60s"); err != nil {
 		if described, describeErr := d.control.Output(ctx, "describe", "-n", appNamespace, "rmqp,rmqc"); describeErr == nil {
 			fmt.Println(described)
 		}

@@ -43,16 +43,8 @@ func (d *demo) showLater(ctx context.Context) error {
 	if took < delay-100*time.Millisecond { // brokers count from when they stored it, by their own clock
 		return fmt.Errorf("it was delivered too early")
 	}
-	pulled, err := d.post(ctx, consumerPath+":pull", `{"wait":"4s"}`, http.StatusOK)
-	if err != nil {
+	if err := d.nothingComes(ctx, "4s", "after the recall"); err != nil {
 		return err
-	}
-	var rest proxyv1alpha1.PullResponse
-	if err := protojson.Unmarshal(pulled, &rest); err != nil {
-		return err
-	}
-	if len(rest.GetDeliveries()) != 0 {
-		return fmt.Errorf("something came after the recall: %s", pulled)
 	}
 	fmt.Println("    reminder-2 did not come")
 	return nil

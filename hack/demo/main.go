@@ -78,6 +78,7 @@ func run(ctx context.Context, root, broker string, stay bool) (err error) {
 		{"send over HTTP/JSON, receive and acknowledge over a gRPC stream", d.sendHTTPReceiveGRPC},
 		{"send over gRPC, pull and acknowledge over HTTP/JSON", d.sendGRPCPullHTTP},
 		{"send for later: one message comes after its delay, another is recalled", d.showLater},
+		{"transactions: what is committed comes, what is rolled back does not", d.showTransactions},
 		{"what is refused, and how it is said", d.showRefusals},
 		{"kubectl delete: the finalizer waits for the proof of shutdown", d.deleteSamples},
 		{"nothing is left: clients and goroutines are back at the baseline", d.showNothingLeft},
