@@ -131,9 +131,11 @@ func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec regist
 		Capabilities: d.Capabilities(), Sealer: c.o.Sealer, Peers: c.o.Peers,
 		Observer: c.o.Metrics.Window(spec.Namespace, spec.Name), Log: log,
 	})
+	serving, drain := context.WithCancel(context.Background()) // Drain or Close ends it
 	return &ConsumerClient{
-		Window: window, consumer: consumer, spec: spec, drained: make(chan struct{}),
-		untrack: c.o.Metrics.TrackWindow(spec.Namespace, spec.Name, window.InFlight),
+		Window: window, consumer: consumer, spec: spec, drained: make(chan struct{}), serving: serving, drain: drain,
+		untrack:       c.o.Metrics.TrackWindow(spec.Namespace, spec.Name, window.InFlight),
+		countRedriven: func(n int) { c.o.Metrics.Redriven(spec.Namespace, spec.Name, n) },
 	}, nil
 }
 
@@ -265,12 +267,19 @@ type ConsumerClient struct {
 	drained   chan struct{}
 	untrack   func() // takes the window out of the metrics
 
+	// serving ends, by drain, when the client begins to drain: what runs for long stops.
+	serving       context.Context
+	drain         context.CancelFunc
+	redriving     sync.Mutex // held while letters are redriven; only ever tried
+	countRedriven func(n int)
+
 	mu   sync.Mutex
 	spec registry.Spec // as in ProducerClient
 }
 
 // Drain stops fetching, gives back what no application has, tells the receivers, and waits for acknowledgements.
 func (c *ConsumerClient) Drain(ctx context.Context) registry.DrainReport {
+	c.drain()
 	r := c.Window.Drain(ctx)
 	c.endStreams()
 	return registry.DrainReport{InFlight: r.InFlight, Drained: r.Acked + r.Expired + r.DeadLettered, GivenBack: r.GivenBack, LeftLeased: r.LeftLeased}
@@ -283,6 +292,7 @@ func (c *ConsumerClient) endStreams() { c.drainOnce.Do(func() { close(c.drained)
 
 // Close ends the window, then the driver's client, which gives back what is still leased where it can.
 func (c *ConsumerClient) Close(ctx context.Context) error {
+	c.drain()
 	c.endStreams()
 	c.Window.Close()
 	c.untrack()

@@ -31,6 +31,7 @@ var pages = []page{
 	{"docs/producer.md", fromTemplate("producer.md.tmpl")},
 	{"docs/consumer.md", fromTemplate("consumer.md.tmpl")},
 	{"docs/api.md", fromTemplate("api.md.tmpl")},
+	{"docs/deadletters.md", fromTemplate("deadletters.md.tmpl")},
 	{"docs/drivers.md", fromTemplate("drivers.md.tmpl")},
 	{"docs/operations.md", fromTemplate("operations.md.tmpl")},
 	{"config/prometheus/dashboard.json", func(string) ([]byte, error) { return dashboard() }},

@@ -71,6 +71,9 @@ var rows = []row{
 		{"In flight, messages", "short", "", one("{{namespace}}/{{name}}", now("rocketmq_proxy_in_flight_messages", objects, "namespace, name"))},
 		{"In flight, bytes", "bytes", "", one("{{namespace}}/{{name}}", now("rocketmq_proxy_in_flight_bytes", objects, "namespace, name"))},
 		{"Window full", "ops", "Times that fetching stopped although a receiver had credit.", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_window_full_total", objects, "namespace, name"))},
+		{"Dead letters", "ops", "Given up, and given to their group again.", []query{
+			{"given up {{namespace}}/{{name}}", rate("rocketmq_proxy_deliveries_ended_total", objects+`, outcome="dead_lettered"`, "namespace, name")},
+			{"redriven {{namespace}}/{{name}}", rate("rocketmq_proxy_dead_letters_redriven_total", objects, "namespace, name")}}},
 		{"Failures towards the broker", "ops", "Each is repeated; nothing is lost.", []query{
 			{"fetch {{namespace}}/{{name}}", rate("rocketmq_proxy_fetch_failures_total", objects, "namespace, name")},
 			{"give back {{namespace}}/{{name}}", rate("rocketmq_proxy_give_back_failures_total", objects, "namespace, name")},

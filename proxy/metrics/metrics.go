@@ -59,6 +59,7 @@ type Metrics struct {
 	fetchFailures    *prometheus.CounterVec
 	giveBackFailures *prometheus.CounterVec
 	deadFailures     *prometheus.CounterVec
+	redriven         *prometheus.CounterVec
 	transitions      *prometheus.CounterVec
 	opens            *prometheus.CounterVec
 	openDuration     *prometheus.HistogramVec
@@ -146,6 +147,8 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 	m.fetchFailures = d.counter("fetch_failures_total", "Fetches that failed; they are repeated.", objectLabels...)
 	m.giveBackFailures = d.counter("give_back_failures_total", "Messages that could not be given back; they come again when their lease ends.", objectLabels...)
 	m.deadFailures = d.counter("dead_letter_failures_total", "Writes to a dead-letter topic that failed; the original is kept.", objectLabels...)
+
+	m.redriven = d.counter("dead_letters_redriven_total", "Dead letters that were given to the Consumer's group again.", objectLabels...)
 
 	m.transitions = d.counter("client_transitions_total", "Changes of clients into a state, by kind.", "kind", "state")
 	m.opens = d.counter("client_opens_total", "Tries to open a client towards RocketMQ, by kind, driver and result: OK or the error's reason.",

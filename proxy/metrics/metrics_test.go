@@ -116,6 +116,7 @@ func observeEverything(m *Metrics) {
 	w.GiveBackFailed(1, errors.New("x"))
 	w.DeadLetterFailed(errors.New("x"))
 	w.DriverPanicked("Fetch")
+	m.Redriven("shop", "billing", 1)
 	m.SetCertificate(func() time.Time { return time.Unix(1, 0) })
 	m.TrackWindow("shop", "billing", func() (int, int64) { return 7, 700 })
 	m.SetSource(Source{Entries: entries("orders", "billing"), Leftovers: func() map[string]int { return map[string]int{"library.func1": 3} }})
@@ -211,14 +212,14 @@ func TestAnObjectThatNobodyUsesHasNoSeries(t *testing.T) {
 		t.Errorf("there are %d and %d series of objects that nobody used", o, b)
 	}
 	window.FetchFailed(errors.New("x"))
-	if n := seriesOf(t, r, "billing"); n != 7 {
-		t.Errorf("after the first thing happened there are %d series, want all 7 counters that have no further label", n)
+	if n := seriesOf(t, r, "billing"); n != 8 {
+		t.Errorf("after the first thing happened there are %d series, want all 7 counters that have no further label, and that of dead letters", n)
 	}
 	messages = 1
 	before := seriesOf(t, r, "billing")
 	messages = 0
-	if after := seriesOf(t, r, "billing"); before != 9 || after != 9 {
-		t.Errorf("there are %d series while something is in flight and %d afterwards, want 9 and 9", before, after)
+	if after := seriesOf(t, r, "billing"); before != 10 || after != 10 {
+		t.Errorf("there are %d series while something is in flight and %d afterwards, want 10 and 10", before, after)
 	}
 }
 

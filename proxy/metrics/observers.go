@@ -82,6 +82,14 @@ func (m *Metrics) CheckEnded(namespace, producer, outcome string) {
 	m.checks.WithLabelValues(namespace, producer, outcome).Inc()
 }
 
+// Redriven counts dead letters of a Consumer that were redriven; nil metrics count nothing.
+func (m *Metrics) Redriven(namespace, name string, n int) {
+	if m != nil {
+		m.remember(m.consumers, namespace, name)
+		m.redriven.WithLabelValues(namespace, name).Add(float64(n))
+	}
+}
+
 // Connections follows the number of connections; see server.Observer.
 func (m *Metrics) Connections(protocol string, change int) {
 	m.connections.WithLabelValues(protocol).Add(float64(change))
@@ -226,6 +234,7 @@ func (w *windowObserver) series() *windowSeries {
 			fetchFailed:    m.fetchFailures.WithLabelValues(namespace, name),
 			giveBackFailed: m.giveBackFailures.WithLabelValues(namespace, name), deadFailed: m.deadFailures.WithLabelValues(namespace, name),
 		}
+		w.own.ended.WithLabelValues(string(delivery.DeadLettered)) // an alert must see the first one
 	})
 	return &w.own
 }

@@ -188,7 +188,7 @@ func (m *Metrics) forget(kind registry.Kind, live map[object]bool) {
 	known, series := m.producers, []*prometheus.CounterVec{m.sent, m.sendRefused, m.transactions, m.checks, m.repeated, m.forgotten}
 	if kind == registry.Consumer {
 		known, series = m.consumers, []*prometheus.CounterVec{
-			m.delivered, m.redelivered, m.ended, m.windowFull, m.paced, m.fetchFailures, m.giveBackFailures, m.deadFailures,
+			m.delivered, m.redelivered, m.ended, m.windowFull, m.paced, m.fetchFailures, m.giveBackFailures, m.deadFailures, m.redriven,
 		}
 	}
 	for _, gone := range m.takeGone(known, live) {

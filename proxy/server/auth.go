@@ -31,7 +31,7 @@ type Authorizer interface {
 	// other error says that it cannot be checked now.
 	Authenticate(ctx context.Context, bearerToken string) (Caller, error)
 
-	// Authorize asks for the verb ("send" or "receive") on the resource ("producers" or "consumers") of that name. nil is yes; an error
+	// Authorize asks for the verb ("send", "receive" or "manage") on the resource ("producers" or "consumers") of that name. nil is yes; an error
 	// that wraps ErrForbidden is no; any other error says that it cannot be checked now. It must not look at the object itself: a missing
 	// object and a forbidden one have to look the same.
 	Authorize(ctx context.Context, caller Caller, verb, resource, namespace, name string) error
@@ -49,7 +49,17 @@ type right struct{ verb, resource, kind string }
 var (
 	maySend    = right{verb: "send", resource: "producers", kind: "Producer"}
 	mayReceive = right{verb: "receive", resource: "consumers", kind: "Consumer"}
+	// mayManage is for what changes the messages that others get.
+	mayManage = right{verb: "manage", resource: "consumers", kind: "Consumer"}
 )
+
+// action is the right in a sentence.
+func (r right) action() string {
+	if r == mayManage {
+		return r.verb
+	}
+	return r.verb + " through"
+}
 
 // anonymous is everybody in a developer's mode without authentication.
 var anonymous = Caller{Name: "anonymous"}
@@ -90,8 +100,8 @@ func (s *Server) authorize(ctx context.Context, caller Caller, r right, namespac
 		return nil
 	case errors.Is(err, ErrForbidden):
 		return failure(codes.PermissionDenied, "Forbidden", "", fmt.Sprintf(
-			"%q may not %s through %s %q in namespace %q: it needs the verb %q on the resource %q of the group proxy.rocketmq.io",
-			caller.Name, r.verb, r.kind, name, namespace, r.verb, r.resource))
+			"%q may not %s %s %q in namespace %q: it needs the verb %q on the resource %q of the group proxy.rocketmq.io",
+			caller.Name, r.action(), r.kind, name, namespace, r.verb, r.resource))
 	default:
 		return s.cannotCheck(ctx, "authorize", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/protoadapt"
 
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/deadletter"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
@@ -37,6 +38,7 @@ const (
 	reasonRateLimited    = "RateLimited"
 	reasonNotRead        = "ReceiverNotReading"
 	reasonStreamAge      = "StreamTooOld"
+	reasonUnderWay       = "RedriveUnderWay"
 )
 
 // failure makes a status error with its ErrorInfo; reason is for programs, message for people, field names the request's field at fault or is empty.
@@ -109,6 +111,8 @@ func (s *Server) statusError(ctx context.Context, err error) error {
 		return nil
 	case isStatus(err):
 		return err
+	case errors.Is(err, deadletter.ErrUnderWay):
+		return failure(codes.Aborted, reasonUnderWay, "", err.Error())
 	case errors.As(err, &notFound):
 		return failure(codes.NotFound, reasonNotFound, "", notFound.Error())
 	case errors.As(err, &notReady):

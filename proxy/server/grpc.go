@@ -61,6 +61,7 @@ func (s *Server) newGRPC(config *tls.Config) {
 	s.grpc = grpc.NewServer(options...)
 	s.grpc.RegisterService(&producerService, s)
 	s.grpc.RegisterService(&consumerService, s)
+	s.grpc.RegisterService(&deadLetterService, s)
 	if s.peers != nil {
 		s.grpc.RegisterService(&peerService, s)
 	}
@@ -74,7 +75,7 @@ func (s *Server) newGRPC(config *tls.Config) {
 func (s *Server) Welcome() { s.setHealth(healthv1.HealthCheckResponse_SERVING) }
 
 func (s *Server) setHealth(status healthv1.HealthCheckResponse_ServingStatus) {
-	for _, service := range []string{"", producerService.ServiceName, consumerService.ServiceName} {
+	for _, service := range []string{"", producerService.ServiceName, consumerService.ServiceName, deadLetterService.ServiceName} {
 		s.health.SetServingStatus(service, status)
 	}
 }
@@ -108,6 +109,16 @@ var (
 	// streamMethods are those whose streams the server must be able to end.
 	streamMethods = []string{
 		"/" + pb.ConsumerService_ServiceDesc.ServiceName + "/Receive", "/" + pb.ProducerService_ServiceDesc.ServiceName + "/TransactionChecks",
+	}
+	deadLetterService = grpc.ServiceDesc{
+		ServiceName: pb.DeadLetterService_ServiceDesc.ServiceName,
+		HandlerType: (*any)(nil),
+		Streams: []grpc.StreamDesc{
+			unary("ListDeadLetters", (*Server).listDeadLetters),
+			unary("PeekDeadLetters", (*Server).peekDeadLetters),
+			unary("RedriveDeadLetters", (*Server).redriveDeadLetters),
+		},
+		Metadata: pb.DeadLetterService_ServiceDesc.Metadata,
 	}
 )
 

@@ -44,6 +44,9 @@ func (s *Server) newHTTP(config *tls.Config) error {
 	if err := pb.RegisterConsumerServiceHandlerServer(context.Background(), mux, &httpConsumer{s: s}); err != nil {
 		return fmt.Errorf("register HTTP routes: %w", err)
 	}
+	if err := pb.RegisterDeadLetterServiceHandlerServer(context.Background(), mux, &httpDeadLetters{s: s}); err != nil {
+		return fmt.Errorf("register HTTP routes: %w", err)
+	}
 	s.http = &http.Server{
 		Handler:           &httpHandler{s: s, mux: mux},
 		ReadHeaderTimeout: s.limits.OpenTimeout,
@@ -214,7 +217,7 @@ func (s *Server) httpErrorStatus(m runtime.Marshaler, w http.ResponseWriter, err
 	_, _ = w.Write(text) //nolint:gosec // JSON, marked as such and nosniff. The reader is gone when this fails.
 }
 
-// The gateway calls these two in place of a gRPC client. Each is a call like any other.
+// The gateway calls these in place of a gRPC client. Each is a call like any other.
 type (
 	httpProducer struct {
 		pb.UnimplementedProducerServiceServer
@@ -224,7 +227,29 @@ type (
 		pb.UnimplementedConsumerServiceServer
 		s *Server
 	}
+	httpDeadLetters struct {
+		pb.UnimplementedDeadLetterServiceServer
+		s *Server
+	}
 )
+
+func (h *httpDeadLetters) ListDeadLetters(ctx context.Context, req *pb.ListDeadLettersRequest) (*pb.ListDeadLettersResponse, error) {
+	return httpCall(ctx, h.s, "ListDeadLetters", req, (*Server).listDeadLetters)
+}
+
+func (h *httpDeadLetters) PeekDeadLetters(ctx context.Context, req *pb.ListDeadLettersRequest) (*pb.ListDeadLettersResponse, error) {
+	answer, err := httpCall(ctx, h.s, "PeekDeadLetters", req, (*Server).peekDeadLetters)
+	if err == nil {
+		for _, l := range answer.Letters {
+			readable(l.Message)
+		}
+	}
+	return answer, err
+}
+
+func (h *httpDeadLetters) RedriveDeadLetters(ctx context.Context, req *pb.RedriveDeadLettersRequest) (*pb.RedriveDeadLettersResponse, error) {
+	return httpCall(ctx, h.s, "RedriveDeadLetters", req, (*Server).redriveDeadLetters)
+}
 
 func (h *httpProducer) Send(ctx context.Context, req *pb.SendRequest) (*pb.SendResponse, error) {
 	return httpCall(ctx, h.s, "Send", req, (*Server).send)

@@ -93,6 +93,7 @@ func TestTheOperatorMayNotDoMore(t *testing.T) {
 		// The data plane's verbs are the applications'; the operator asks about them, it does not have them.
 		{verb: "send", group: proxyGroup, resource: "producers", namespace: "shop"},
 		{verb: "receive", group: proxyGroup, resource: "consumers", namespace: "shop"},
+		{verb: "manage", group: proxyGroup, resource: "consumers", namespace: "shop"},
 		{verb: "create", group: "coordination.k8s.io", resource: "leases", namespace: "shop"},
 		{verb: "list", group: "coordination.k8s.io", resource: "leases"},
 		{verb: "delete", group: "coordination.k8s.io", resource: "leases", namespace: "kube-node-lease"},
@@ -157,6 +158,8 @@ func TestPeopleGetWhatTheirRoleSays(t *testing.T) {
 		{"an editor does not forge status", editor, access{verb: "patch", group: proxyGroup, resource: "producers", subresource: "status", namespace: "default"}, false},
 		{"an editor does not read messages", editor, access{verb: "receive", group: proxyGroup, resource: "consumers", namespace: "default"}, false},
 		{"the data plane's role receives", data, access{verb: "receive", group: proxyGroup, resource: "consumers", namespace: "default"}, true},
+		{"the data plane's role manages", data, access{verb: "manage", group: proxyGroup, resource: "consumers", namespace: "default"}, true},
+		{"an editor does not redrive", editor, access{verb: "manage", group: proxyGroup, resource: "consumers", namespace: "default"}, false},
 		{"the data plane's role does not see objects", data, access{verb: "get", group: proxyGroup, resource: "consumers", namespace: "default"}, false},
 		{"nobody leaves his namespace", data, access{verb: "receive", group: proxyGroup, resource: "consumers", namespace: "kube-system"}, false},
 	}

@@ -146,6 +146,8 @@ func (c *cluster) createApplication(ctx context.Context) error {
 		{"create", "rolebinding", "sends", "-n", namespace, "--role=sends", account},
 		{"create", "role", "receives", "-n", namespace, "--verb=receive", "--resource=consumers.proxy.rocketmq.io"},
 		{"create", "rolebinding", "receives", "-n", namespace, "--role=receives", account},
+		{"create", "role", "manages", "-n", namespace, "--verb=manage", "--resource=consumers.proxy.rocketmq.io"},
+		{"create", "rolebinding", "manages", "-n", namespace, "--role=manages", account},
 		{"create", "serviceaccount", "monitor", "-n", namespace},
 		{"create", "clusterrolebinding", "e2e-monitor", "--clusterrole=" + localenv.MetricsReaderRole, "--serviceaccount=" + namespace + ":monitor"},
 	} {

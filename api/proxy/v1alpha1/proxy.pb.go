@@ -7,7 +7,7 @@
 // Status codes:
 //   INVALID_ARGUMENT     the request is wrong; the message names the field. Do not retry.
 //   UNAUTHENTICATED      no token, or not a valid one for this audience.
-//   PERMISSION_DENIED    the token's account may not send/receive here (also when the object does not exist and you may not know).
+//   PERMISSION_DENIED    the token's account may not send/receive/manage here (also when the object does not exist and you may not know).
 //   NOT_FOUND            no such Producer or Consumer.
 //   FAILED_PRECONDITION  the object is not ready, and somebody has to put it right; the message has the reason.
 //   RESOURCE_EXHAUSTED   a limit is reached; the message names it.
@@ -2195,6 +2195,520 @@ func (x *TokenResult) GetEffectiveDelay() *durationpb.Duration {
 	return nil
 }
 
+// DeadLetterSelection chooses letters; all that is set must hold. Nothing set: every letter.
+type DeadLetterSelection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// message_ids: any of these, at most 1000.
+	MessageIds []string `protobuf:"bytes,1,rep,name=message_ids,json=messageIds,proto3" json:"message_ids,omitempty"`
+	// topic that the message was sent to.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// from and until bound the time at which it became a dead letter: from this time on, and before that one.
+	From          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterSelection) Reset() {
+	*x = DeadLetterSelection{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterSelection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterSelection) ProtoMessage() {}
+
+func (x *DeadLetterSelection) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterSelection.ProtoReflect.Descriptor instead.
+func (*DeadLetterSelection) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DeadLetterSelection) GetMessageIds() []string {
+	if x != nil {
+		return x.MessageIds
+	}
+	return nil
+}
+
+func (x *DeadLetterSelection) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *DeadLetterSelection) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *DeadLetterSelection) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+type ListDeadLettersRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Consumer  string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	Selection *DeadLetterSelection   `protobuf:"bytes,3,opt,name=selection,proto3" json:"selection,omitempty"`
+	// max_letters: ListDeadLetters 1 to 1000, default 100; PeekDeadLetters 1 to 100, default 10, and 4 MiB together.
+	MaxLetters int32 `protobuf:"varint,4,opt,name=max_letters,json=maxLetters,proto3" json:"max_letters,omitempty"`
+	// page_token is next_page_token of the call before.
+	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeadLettersRequest) Reset() {
+	*x = ListDeadLettersRequest{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeadLettersRequest) ProtoMessage() {}
+
+func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListDeadLettersRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetSelection() *DeadLetterSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *ListDeadLettersRequest) GetMaxLetters() int32 {
+	if x != nil {
+		return x.MaxLetters
+	}
+	return 0
+}
+
+func (x *ListDeadLettersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListDeadLettersResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Letters []*DeadLetter          `protobuf:"bytes,1,rep,name=letters,proto3" json:"letters,omitempty"`
+	// next_page_token: empty = there are no more. A page may have no letters and still not be the last one, because its time was over.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// left is how many letters the dead-letter topic has that were not redriven, or have others before them that were not.
+	Left          *int64 `protobuf:"varint,3,opt,name=left,proto3,oneof" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeadLettersResponse) Reset() {
+	*x = ListDeadLettersResponse{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeadLettersResponse) ProtoMessage() {}
+
+func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListDeadLettersResponse) GetLetters() []*DeadLetter {
+	if x != nil {
+		return x.Letters
+	}
+	return nil
+}
+
+func (x *ListDeadLettersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListDeadLettersResponse) GetLeft() int64 {
+	if x != nil && x.Left != nil {
+		return *x.Left
+	}
+	return 0
+}
+
+// DeadLetter is one message that was given up.
+type DeadLetter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// message as it was sent; ListDeadLetters leaves the body out.
+	Message *ReceivedMessage `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// reason is why it was given up; empty when another program wrote it and did not say.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// delivery_attempts is how often RocketMQ had handed it out, the last time included, when it was given up; 0 = not known.
+	DeliveryAttempts int32 `protobuf:"varint,3,opt,name=delivery_attempts,json=deliveryAttempts,proto3" json:"delivery_attempts,omitempty"`
+	// dead_time is when it became a dead letter, born_time when the sender made the message.
+	DeadTime  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=dead_time,json=deadTime,proto3" json:"dead_time,omitempty"`
+	BornTime  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=born_time,json=bornTime,proto3" json:"born_time,omitempty"`
+	BodyBytes int64                  `protobuf:"varint,6,opt,name=body_bytes,json=bodyBytes,proto3" json:"body_bytes,omitempty"`
+	// place names the letter: broker, queue, offset. The redriven copy has it in the property PROXY_REDRIVEN_FROM.
+	Place string `protobuf:"bytes,7,opt,name=place,proto3" json:"place,omitempty"`
+	// problem is why it cannot be redriven; empty = it can be.
+	Problem       string `protobuf:"bytes,8,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetter) Reset() {
+	*x = DeadLetter{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetter) ProtoMessage() {}
+
+func (x *DeadLetter) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
+func (*DeadLetter) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *DeadLetter) GetMessage() *ReceivedMessage {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *DeadLetter) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetDeliveryAttempts() int32 {
+	if x != nil {
+		return x.DeliveryAttempts
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetDeadTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeadTime
+	}
+	return nil
+}
+
+func (x *DeadLetter) GetBornTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BornTime
+	}
+	return nil
+}
+
+func (x *DeadLetter) GetBodyBytes() int64 {
+	if x != nil {
+		return x.BodyBytes
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetPlace() string {
+	if x != nil {
+		return x.Place
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+type RedriveDeadLettersRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Consumer  string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// Exactly one of all and selection.
+	All       bool                 `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	Selection *DeadLetterSelection `protobuf:"bytes,4,opt,name=selection,proto3" json:"selection,omitempty"`
+	// max_letters that this call redrives: 1 to 10000, default 1000.
+	MaxLetters int32 `protobuf:"varint,5,opt,name=max_letters,json=maxLetters,proto3" json:"max_letters,omitempty"`
+	// letters_per_second: 0 = as fast as the broker takes them, else 1 to 10000.
+	LettersPerSecond int32 `protobuf:"varint,6,opt,name=letters_per_second,json=lettersPerSecond,proto3" json:"letters_per_second,omitempty"`
+	// dry_run counts what would be redriven, up to max_letters, and changes nothing.
+	DryRun bool `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// page_token is next_page_token of the call before. It saves reading what that one has read; without it the result is the same.
+	PageToken     string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveDeadLettersRequest) Reset() {
+	*x = RedriveDeadLettersRequest{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveDeadLettersRequest) ProtoMessage() {}
+
+func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*RedriveDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RedriveDeadLettersRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RedriveDeadLettersRequest) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
+}
+
+func (x *RedriveDeadLettersRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *RedriveDeadLettersRequest) GetSelection() *DeadLetterSelection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *RedriveDeadLettersRequest) GetMaxLetters() int32 {
+	if x != nil {
+		return x.MaxLetters
+	}
+	return 0
+}
+
+func (x *RedriveDeadLettersRequest) GetLettersPerSecond() int32 {
+	if x != nil {
+		return x.LettersPerSecond
+	}
+	return 0
+}
+
+func (x *RedriveDeadLettersRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RedriveDeadLettersRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type RedriveDeadLettersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// redriven: the broker has stored a copy for the group; with dry_run it would.
+	Redriven *int32 `protobuf:"varint,1,opt,name=redriven,proto3,oneof" json:"redriven,omitempty"`
+	// already_redriven: chosen letters that were passed, because they had been redriven before.
+	AlreadyRedriven *int32 `protobuf:"varint,2,opt,name=already_redriven,json=alreadyRedriven,proto3,oneof" json:"already_redriven,omitempty"`
+	// skipped: chosen letters that cannot be redriven; ListDeadLetters says why.
+	Skipped *int32 `protobuf:"varint,3,opt,name=skipped,proto3,oneof" json:"skipped,omitempty"`
+	// next_page_token: empty = nothing that was chosen is left; else make the call again with it.
+	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// problem is why the call ended early, or what else to know, for people.
+	Problem string `protobuf:"bytes,5,opt,name=problem,proto3" json:"problem,omitempty"`
+	// left: as in ListDeadLettersResponse, after this call.
+	Left          *int64 `protobuf:"varint,6,opt,name=left,proto3,oneof" json:"left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveDeadLettersResponse) Reset() {
+	*x = RedriveDeadLettersResponse{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveDeadLettersResponse) ProtoMessage() {}
+
+func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*RedriveDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RedriveDeadLettersResponse) GetRedriven() int32 {
+	if x != nil && x.Redriven != nil {
+		return *x.Redriven
+	}
+	return 0
+}
+
+func (x *RedriveDeadLettersResponse) GetAlreadyRedriven() int32 {
+	if x != nil && x.AlreadyRedriven != nil {
+		return *x.AlreadyRedriven
+	}
+	return 0
+}
+
+func (x *RedriveDeadLettersResponse) GetSkipped() int32 {
+	if x != nil && x.Skipped != nil {
+		return *x.Skipped
+	}
+	return 0
+}
+
+func (x *RedriveDeadLettersResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *RedriveDeadLettersResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *RedriveDeadLettersResponse) GetLeft() int64 {
+	if x != nil && x.Left != nil {
+		return *x.Left
+	}
+	return 0
+}
+
 var File_proxy_v1alpha1_proxy_proto protoreflect.FileDescriptor
 
 const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
@@ -2371,7 +2885,60 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x02OK\x10\x01\x12\v\n" +
 	"\aEXPIRED\x10\x02\x12\t\n" +
 	"\x05RETRY\x10\x03\x12\v\n" +
-	"\aINVALID\x10\x04*K\n" +
+	"\aINVALID\x10\x04\"\xae\x01\n" +
+	"\x13DeadLetterSelection\x12\x1f\n" +
+	"\vmessage_ids\x18\x01 \x03(\tR\n" +
+	"messageIds\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12.\n" +
+	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xde\x01\n" +
+	"\x16ListDeadLettersRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12J\n" +
+	"\tselection\x18\x03 \x01(\v2,.rocketmq.proxy.v1alpha1.DeadLetterSelectionR\tselection\x12\x1f\n" +
+	"\vmax_letters\x18\x04 \x01(\x05R\n" +
+	"maxLetters\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\"\xa2\x01\n" +
+	"\x17ListDeadLettersResponse\x12=\n" +
+	"\aletters\x18\x01 \x03(\v2#.rocketmq.proxy.v1alpha1.DeadLetterR\aletters\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x17\n" +
+	"\x04left\x18\x03 \x01(\x03H\x00R\x04left\x88\x01\x01B\a\n" +
+	"\x05_left\"\xd6\x02\n" +
+	"\n" +
+	"DeadLetter\x12B\n" +
+	"\amessage\x18\x01 \x01(\v2(.rocketmq.proxy.v1alpha1.ReceivedMessageR\amessage\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12+\n" +
+	"\x11delivery_attempts\x18\x03 \x01(\x05R\x10deliveryAttempts\x127\n" +
+	"\tdead_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadTime\x127\n" +
+	"\tborn_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bbornTime\x12\x1d\n" +
+	"\n" +
+	"body_bytes\x18\x06 \x01(\x03R\tbodyBytes\x12\x14\n" +
+	"\x05place\x18\a \x01(\tR\x05place\x12\x18\n" +
+	"\aproblem\x18\b \x01(\tR\aproblem\"\xba\x02\n" +
+	"\x19RedriveDeadLettersRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12\x10\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12J\n" +
+	"\tselection\x18\x04 \x01(\v2,.rocketmq.proxy.v1alpha1.DeadLetterSelectionR\tselection\x12\x1f\n" +
+	"\vmax_letters\x18\x05 \x01(\x05R\n" +
+	"maxLetters\x12,\n" +
+	"\x12letters_per_second\x18\x06 \x01(\x05R\x10lettersPerSecond\x12\x17\n" +
+	"\adry_run\x18\a \x01(\bR\x06dryRun\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\b \x01(\tR\tpageToken\"\x9e\x02\n" +
+	"\x1aRedriveDeadLettersResponse\x12\x1f\n" +
+	"\bredriven\x18\x01 \x01(\x05H\x00R\bredriven\x88\x01\x01\x12.\n" +
+	"\x10already_redriven\x18\x02 \x01(\x05H\x01R\x0falreadyRedriven\x88\x01\x01\x12\x1d\n" +
+	"\askipped\x18\x03 \x01(\x05H\x02R\askipped\x88\x01\x01\x12&\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken\x12\x18\n" +
+	"\aproblem\x18\x05 \x01(\tR\aproblem\x12\x17\n" +
+	"\x04left\x18\x06 \x01(\x03H\x03R\x04left\x88\x01\x01B\v\n" +
+	"\t_redrivenB\x13\n" +
+	"\x11_already_redrivenB\n" +
+	"\n" +
+	"\b_skippedB\a\n" +
+	"\x05_left*K\n" +
 	"\bDecision\x12\x18\n" +
 	"\x14DECISION_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -2389,7 +2956,11 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x04Pull\x12$.rocketmq.proxy.v1alpha1.PullRequest\x1a%.rocketmq.proxy.v1alpha1.PullResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:pull\x12\x96\x01\n" +
 	"\x03Ack\x12#.rocketmq.proxy.v1alpha1.AckRequest\x1a$.rocketmq.proxy.v1alpha1.AckResponse\"D\x82\xd3\xe4\x93\x02>:\x01*\"9/v1alpha1/namespaces/{namespace}/consumers/{consumer}:ack\x12\x99\x01\n" +
 	"\x04Nack\x12$.rocketmq.proxy.v1alpha1.NackRequest\x1a$.rocketmq.proxy.v1alpha1.AckResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:nack\x12\xc0\x01\n" +
-	"\x11ModifyAckDeadline\x121.rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest\x1a$.rocketmq.proxy.v1alpha1.AckResponse\"R\x82\xd3\xe4\x93\x02L:\x01*\"G/v1alpha1/namespaces/{namespace}/consumers/{consumer}:modifyAckDeadlineB]Z[github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1;proxyv1alpha1b\x06proto3"
+	"\x11ModifyAckDeadline\x121.rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest\x1a$.rocketmq.proxy.v1alpha1.AckResponse\"R\x82\xd3\xe4\x93\x02L:\x01*\"G/v1alpha1/namespaces/{namespace}/consumers/{consumer}:modifyAckDeadline2\xfa\x04\n" +
+	"\x11DeadLetterService\x12\xc6\x01\n" +
+	"\x0fListDeadLetters\x12/.rocketmq.proxy.v1alpha1.ListDeadLettersRequest\x1a0.rocketmq.proxy.v1alpha1.ListDeadLettersResponse\"P\x82\xd3\xe4\x93\x02J:\x01*\"E/v1alpha1/namespaces/{namespace}/consumers/{consumer}:listDeadLetters\x12\xc6\x01\n" +
+	"\x0fPeekDeadLetters\x12/.rocketmq.proxy.v1alpha1.ListDeadLettersRequest\x1a0.rocketmq.proxy.v1alpha1.ListDeadLettersResponse\"P\x82\xd3\xe4\x93\x02J:\x01*\"E/v1alpha1/namespaces/{namespace}/consumers/{consumer}:peekDeadLetters\x12\xd2\x01\n" +
+	"\x12RedriveDeadLetters\x122.rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest\x1a3.rocketmq.proxy.v1alpha1.RedriveDeadLettersResponse\"S\x82\xd3\xe4\x93\x02M:\x01*\"H/v1alpha1/namespaces/{namespace}/consumers/{consumer}:redriveDeadLettersB]Z[github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1;proxyv1alpha1b\x06proto3"
 
 var (
 	file_proxy_v1alpha1_proxy_proto_rawDescOnce sync.Once
@@ -2404,50 +2975,56 @@ func file_proxy_v1alpha1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_proxy_v1alpha1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_proxy_v1alpha1_proxy_proto_goTypes = []any{
-	(Decision)(0),                     // 0: rocketmq.proxy.v1alpha1.Decision
-	(TokenResult_Outcome)(0),          // 1: rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	(*Message)(nil),                   // 2: rocketmq.proxy.v1alpha1.Message
-	(*SendRequest)(nil),               // 3: rocketmq.proxy.v1alpha1.SendRequest
-	(*SendResponse)(nil),              // 4: rocketmq.proxy.v1alpha1.SendResponse
-	(*SendResult)(nil),                // 5: rocketmq.proxy.v1alpha1.SendResult
-	(*RecallRequest)(nil),             // 6: rocketmq.proxy.v1alpha1.RecallRequest
-	(*RecallResponse)(nil),            // 7: rocketmq.proxy.v1alpha1.RecallResponse
-	(*BeginTransactionRequest)(nil),   // 8: rocketmq.proxy.v1alpha1.BeginTransactionRequest
-	(*BeginTransactionResponse)(nil),  // 9: rocketmq.proxy.v1alpha1.BeginTransactionResponse
-	(*EndTransactionRequest)(nil),     // 10: rocketmq.proxy.v1alpha1.EndTransactionRequest
-	(*EndTransactionResponse)(nil),    // 11: rocketmq.proxy.v1alpha1.EndTransactionResponse
-	(*TransactionChecksRequest)(nil),  // 12: rocketmq.proxy.v1alpha1.TransactionChecksRequest
-	(*TransactionResolution)(nil),     // 13: rocketmq.proxy.v1alpha1.TransactionResolution
-	(*TransactionChecksResponse)(nil), // 14: rocketmq.proxy.v1alpha1.TransactionChecksResponse
-	(*TransactionCheck)(nil),          // 15: rocketmq.proxy.v1alpha1.TransactionCheck
-	(*TransactionResult)(nil),         // 16: rocketmq.proxy.v1alpha1.TransactionResult
-	(*SendError)(nil),                 // 17: rocketmq.proxy.v1alpha1.SendError
-	(*Delivery)(nil),                  // 18: rocketmq.proxy.v1alpha1.Delivery
-	(*ReceivedMessage)(nil),           // 19: rocketmq.proxy.v1alpha1.ReceivedMessage
-	(*ReceiveRequest)(nil),            // 20: rocketmq.proxy.v1alpha1.ReceiveRequest
-	(*ReceiveResponse)(nil),           // 21: rocketmq.proxy.v1alpha1.ReceiveResponse
-	(*PullRequest)(nil),               // 22: rocketmq.proxy.v1alpha1.PullRequest
-	(*PullResponse)(nil),              // 23: rocketmq.proxy.v1alpha1.PullResponse
-	(*AckRequest)(nil),                // 24: rocketmq.proxy.v1alpha1.AckRequest
-	(*NackEntry)(nil),                 // 25: rocketmq.proxy.v1alpha1.NackEntry
-	(*NackRequest)(nil),               // 26: rocketmq.proxy.v1alpha1.NackRequest
-	(*ModifyEntry)(nil),               // 27: rocketmq.proxy.v1alpha1.ModifyEntry
-	(*ModifyAckDeadlineRequest)(nil),  // 28: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	(*AckResponse)(nil),               // 29: rocketmq.proxy.v1alpha1.AckResponse
-	(*TokenResult)(nil),               // 30: rocketmq.proxy.v1alpha1.TokenResult
-	nil,                               // 31: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	nil,                               // 32: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	(*structpb.Value)(nil),            // 33: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil),     // 34: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 35: google.protobuf.Duration
+	(Decision)(0),                      // 0: rocketmq.proxy.v1alpha1.Decision
+	(TokenResult_Outcome)(0),           // 1: rocketmq.proxy.v1alpha1.TokenResult.Outcome
+	(*Message)(nil),                    // 2: rocketmq.proxy.v1alpha1.Message
+	(*SendRequest)(nil),                // 3: rocketmq.proxy.v1alpha1.SendRequest
+	(*SendResponse)(nil),               // 4: rocketmq.proxy.v1alpha1.SendResponse
+	(*SendResult)(nil),                 // 5: rocketmq.proxy.v1alpha1.SendResult
+	(*RecallRequest)(nil),              // 6: rocketmq.proxy.v1alpha1.RecallRequest
+	(*RecallResponse)(nil),             // 7: rocketmq.proxy.v1alpha1.RecallResponse
+	(*BeginTransactionRequest)(nil),    // 8: rocketmq.proxy.v1alpha1.BeginTransactionRequest
+	(*BeginTransactionResponse)(nil),   // 9: rocketmq.proxy.v1alpha1.BeginTransactionResponse
+	(*EndTransactionRequest)(nil),      // 10: rocketmq.proxy.v1alpha1.EndTransactionRequest
+	(*EndTransactionResponse)(nil),     // 11: rocketmq.proxy.v1alpha1.EndTransactionResponse
+	(*TransactionChecksRequest)(nil),   // 12: rocketmq.proxy.v1alpha1.TransactionChecksRequest
+	(*TransactionResolution)(nil),      // 13: rocketmq.proxy.v1alpha1.TransactionResolution
+	(*TransactionChecksResponse)(nil),  // 14: rocketmq.proxy.v1alpha1.TransactionChecksResponse
+	(*TransactionCheck)(nil),           // 15: rocketmq.proxy.v1alpha1.TransactionCheck
+	(*TransactionResult)(nil),          // 16: rocketmq.proxy.v1alpha1.TransactionResult
+	(*SendError)(nil),                  // 17: rocketmq.proxy.v1alpha1.SendError
+	(*Delivery)(nil),                   // 18: rocketmq.proxy.v1alpha1.Delivery
+	(*ReceivedMessage)(nil),            // 19: rocketmq.proxy.v1alpha1.ReceivedMessage
+	(*ReceiveRequest)(nil),             // 20: rocketmq.proxy.v1alpha1.ReceiveRequest
+	(*ReceiveResponse)(nil),            // 21: rocketmq.proxy.v1alpha1.ReceiveResponse
+	(*PullRequest)(nil),                // 22: rocketmq.proxy.v1alpha1.PullRequest
+	(*PullResponse)(nil),               // 23: rocketmq.proxy.v1alpha1.PullResponse
+	(*AckRequest)(nil),                 // 24: rocketmq.proxy.v1alpha1.AckRequest
+	(*NackEntry)(nil),                  // 25: rocketmq.proxy.v1alpha1.NackEntry
+	(*NackRequest)(nil),                // 26: rocketmq.proxy.v1alpha1.NackRequest
+	(*ModifyEntry)(nil),                // 27: rocketmq.proxy.v1alpha1.ModifyEntry
+	(*ModifyAckDeadlineRequest)(nil),   // 28: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	(*AckResponse)(nil),                // 29: rocketmq.proxy.v1alpha1.AckResponse
+	(*TokenResult)(nil),                // 30: rocketmq.proxy.v1alpha1.TokenResult
+	(*DeadLetterSelection)(nil),        // 31: rocketmq.proxy.v1alpha1.DeadLetterSelection
+	(*ListDeadLettersRequest)(nil),     // 32: rocketmq.proxy.v1alpha1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),    // 33: rocketmq.proxy.v1alpha1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                 // 34: rocketmq.proxy.v1alpha1.DeadLetter
+	(*RedriveDeadLettersRequest)(nil),  // 35: rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest
+	(*RedriveDeadLettersResponse)(nil), // 36: rocketmq.proxy.v1alpha1.RedriveDeadLettersResponse
+	nil,                                // 37: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	nil,                                // 38: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	(*structpb.Value)(nil),             // 39: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 41: google.protobuf.Duration
 }
 var file_proxy_v1alpha1_proxy_proto_depIdxs = []int32{
-	33, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
-	31, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	34, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
-	35, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
+	39, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
+	37, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	40, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
+	41, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
 	2,  // 4: rocketmq.proxy.v1alpha1.SendRequest.messages:type_name -> rocketmq.proxy.v1alpha1.Message
 	5,  // 5: rocketmq.proxy.v1alpha1.SendResponse.results:type_name -> rocketmq.proxy.v1alpha1.SendResult
 	17, // 6: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
@@ -2458,54 +3035,68 @@ var file_proxy_v1alpha1_proxy_proto_depIdxs = []int32{
 	15, // 11: rocketmq.proxy.v1alpha1.TransactionChecksResponse.checks:type_name -> rocketmq.proxy.v1alpha1.TransactionCheck
 	16, // 12: rocketmq.proxy.v1alpha1.TransactionChecksResponse.results:type_name -> rocketmq.proxy.v1alpha1.TransactionResult
 	19, // 13: rocketmq.proxy.v1alpha1.TransactionCheck.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
-	34, // 14: rocketmq.proxy.v1alpha1.TransactionCheck.born_time:type_name -> google.protobuf.Timestamp
+	40, // 14: rocketmq.proxy.v1alpha1.TransactionCheck.born_time:type_name -> google.protobuf.Timestamp
 	17, // 15: rocketmq.proxy.v1alpha1.TransactionResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
 	19, // 16: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
-	34, // 17: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
-	34, // 18: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
-	34, // 19: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
-	32, // 20: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	35, // 21: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
+	40, // 17: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
+	40, // 18: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
+	40, // 19: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
+	38, // 20: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	41, // 21: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
 	25, // 22: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
 	27, // 23: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
 	18, // 24: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
 	30, // 25: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	35, // 26: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
-	35, // 27: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
+	41, // 26: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
+	41, // 27: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
 	18, // 28: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	35, // 29: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
+	41, // 29: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
 	25, // 30: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	35, // 31: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
+	41, // 31: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
 	27, // 32: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
 	30, // 33: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
 	1,  // 34: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	34, // 35: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
-	35, // 36: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
-	3,  // 37: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
-	6,  // 38: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
-	8,  // 39: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:input_type -> rocketmq.proxy.v1alpha1.BeginTransactionRequest
-	10, // 40: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:input_type -> rocketmq.proxy.v1alpha1.EndTransactionRequest
-	12, // 41: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:input_type -> rocketmq.proxy.v1alpha1.TransactionChecksRequest
-	20, // 42: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
-	22, // 43: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
-	24, // 44: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
-	26, // 45: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
-	28, // 46: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	4,  // 47: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
-	7,  // 48: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
-	9,  // 49: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:output_type -> rocketmq.proxy.v1alpha1.BeginTransactionResponse
-	11, // 50: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:output_type -> rocketmq.proxy.v1alpha1.EndTransactionResponse
-	14, // 51: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:output_type -> rocketmq.proxy.v1alpha1.TransactionChecksResponse
-	21, // 52: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
-	23, // 53: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
-	29, // 54: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	29, // 55: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	29, // 56: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	47, // [47:57] is the sub-list for method output_type
-	37, // [37:47] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	40, // 35: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
+	41, // 36: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
+	40, // 37: rocketmq.proxy.v1alpha1.DeadLetterSelection.from:type_name -> google.protobuf.Timestamp
+	40, // 38: rocketmq.proxy.v1alpha1.DeadLetterSelection.until:type_name -> google.protobuf.Timestamp
+	31, // 39: rocketmq.proxy.v1alpha1.ListDeadLettersRequest.selection:type_name -> rocketmq.proxy.v1alpha1.DeadLetterSelection
+	34, // 40: rocketmq.proxy.v1alpha1.ListDeadLettersResponse.letters:type_name -> rocketmq.proxy.v1alpha1.DeadLetter
+	19, // 41: rocketmq.proxy.v1alpha1.DeadLetter.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
+	40, // 42: rocketmq.proxy.v1alpha1.DeadLetter.dead_time:type_name -> google.protobuf.Timestamp
+	40, // 43: rocketmq.proxy.v1alpha1.DeadLetter.born_time:type_name -> google.protobuf.Timestamp
+	31, // 44: rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest.selection:type_name -> rocketmq.proxy.v1alpha1.DeadLetterSelection
+	3,  // 45: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
+	6,  // 46: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
+	8,  // 47: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:input_type -> rocketmq.proxy.v1alpha1.BeginTransactionRequest
+	10, // 48: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:input_type -> rocketmq.proxy.v1alpha1.EndTransactionRequest
+	12, // 49: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:input_type -> rocketmq.proxy.v1alpha1.TransactionChecksRequest
+	20, // 50: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
+	22, // 51: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
+	24, // 52: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
+	26, // 53: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
+	28, // 54: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	32, // 55: rocketmq.proxy.v1alpha1.DeadLetterService.ListDeadLetters:input_type -> rocketmq.proxy.v1alpha1.ListDeadLettersRequest
+	32, // 56: rocketmq.proxy.v1alpha1.DeadLetterService.PeekDeadLetters:input_type -> rocketmq.proxy.v1alpha1.ListDeadLettersRequest
+	35, // 57: rocketmq.proxy.v1alpha1.DeadLetterService.RedriveDeadLetters:input_type -> rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest
+	4,  // 58: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
+	7,  // 59: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
+	9,  // 60: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:output_type -> rocketmq.proxy.v1alpha1.BeginTransactionResponse
+	11, // 61: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:output_type -> rocketmq.proxy.v1alpha1.EndTransactionResponse
+	14, // 62: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:output_type -> rocketmq.proxy.v1alpha1.TransactionChecksResponse
+	21, // 63: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
+	23, // 64: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
+	29, // 65: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	29, // 66: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	29, // 67: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	33, // 68: rocketmq.proxy.v1alpha1.DeadLetterService.ListDeadLetters:output_type -> rocketmq.proxy.v1alpha1.ListDeadLettersResponse
+	33, // 69: rocketmq.proxy.v1alpha1.DeadLetterService.PeekDeadLetters:output_type -> rocketmq.proxy.v1alpha1.ListDeadLettersResponse
+	36, // 70: rocketmq.proxy.v1alpha1.DeadLetterService.RedriveDeadLetters:output_type -> rocketmq.proxy.v1alpha1.RedriveDeadLettersResponse
+	58, // [58:71] is the sub-list for method output_type
+	45, // [45:58] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_proxy_v1alpha1_proxy_proto_init() }
@@ -2520,15 +3111,17 @@ func file_proxy_v1alpha1_proxy_proto_init() {
 		(*Message_DeliverAt)(nil),
 		(*Message_Delay)(nil),
 	}
+	file_proxy_v1alpha1_proxy_proto_msgTypes[31].OneofWrappers = []any{}
+	file_proxy_v1alpha1_proxy_proto_msgTypes[34].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proxy_v1alpha1_proxy_proto_rawDesc), len(file_proxy_v1alpha1_proxy_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   31,
+			NumMessages:   37,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_proxy_v1alpha1_proxy_proto_goTypes,
 		DependencyIndexes: file_proxy_v1alpha1_proxy_proto_depIdxs,

@@ -17,6 +17,7 @@ import (
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/gate"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/letters"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
@@ -55,15 +56,16 @@ type libraryClient interface {
 
 // consumer is a member of a group: a push consumer of the library, the table of leases, and a wire client for what the library cannot do.
 type consumer struct {
-	driver   *Driver
-	cfg      driver.ConsumerConfig
-	group    string // with its namespace
-	label    string
-	wire     *wire.Client
-	prover   *prover
-	resolver *resolver
-	leases   *leases
-	library  pushConsumer
+	*letters.Box // what the group has given up
+	driver       *Driver
+	cfg          driver.ConsumerConfig
+	group        string // with its namespace
+	label        string
+	wire         *wire.Client
+	prover       *prover
+	resolver     *resolver
+	leases       *leases
+	library      pushConsumer
 	// threshold is the library's bound of messages per queue; 0 stops its pulling.
 	threshold interface{ Store(int64) }
 	// client is the library's, which the consumer does not show.
@@ -134,6 +136,7 @@ func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (
 		wire: wire.New(cfg.Connection, wire.Options{}),
 	}
 	c.prover = newProver(c.wire, cfg.Connection)
+	c.Box = letters.New(letters.Options{Wire: c.wire, Routes: c.prover.Routes, Config: cfg, Gate: c.gate})
 	for _, s := range cfg.Subscriptions {
 		c.subscribed = append(c.subscribed, c.prover.Name(s.Topic))
 	}

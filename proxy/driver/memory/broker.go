@@ -123,6 +123,9 @@ func (b *Broker) DeleteTopic(namespace, name string) bool {
 	for _, c := range t.cursors {
 		delete(c.group.cursors, full)
 		delete(c.group.byID, t.id)
+		if c.group.retry == c {
+			c.group.retry = nil
+		}
 	}
 	b.state.bytes -= t.bytes
 	delete(b.state.topics, full)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
@@ -20,6 +19,8 @@ type consumer struct {
 	plainGroup string
 	namespace  string
 	reads      []read
+	// subscriptions are what reads are made of.
+	subscriptions []driver.Subscription
 	// turn is the subscription that the next Fetch looks at first. Guarded by Broker.mu.
 	turn int
 }
@@ -78,9 +79,10 @@ func (c *consumer) try(req driver.FetchRequest, w **waiter) (*basket, time.Durat
 	defer b.mu.Unlock()
 	now, next := b.now(), never
 	k := &basket{broker: b, owner: c, request: req, deadline: now + req.Lease}
-	c.turn = (c.turn + 1) % len(c.reads)
-	for i := range c.reads {
-		r := c.reads[(c.turn+i)%len(c.reads)]
+	reads := c.all()
+	c.turn = (c.turn + 1) % len(reads)
+	for i := range reads {
+		r := reads[(c.turn+i)%len(reads)]
 		b.letOut(r.cursor.topic, now)
 		r.cursor.expire(now)
 		if !r.cursor.take(k, r.matches) {
@@ -93,9 +95,9 @@ func (c *consumer) try(req driver.FetchRequest, w **waiter) (*basket, time.Durat
 	}
 	if *w == nil {
 		*w = &waiter{signal: make(chan struct{}, 1)}
-		for _, r := range c.reads {
-			r.cursor.waiters[*w] = struct{}{}
-		}
+	}
+	for _, r := range reads {
+		r.cursor.waiters[*w] = struct{}{}
 	}
 	(*w).armed = next
 	if next == never {
@@ -130,7 +132,7 @@ func (c *consumer) leave(w *waiter) {
 	}
 	c.broker.mu.Lock()
 	defer c.broker.mu.Unlock()
-	for _, r := range c.reads {
+	for _, r := range c.all() {
 		delete(r.cursor.waiters, w)
 	}
 }
@@ -307,17 +309,10 @@ func (c *consumer) DeadLetter(ctx context.Context, m *driver.Received, reason st
 }
 
 func setDeadLetterProperties(letter *stored, m *driver.Received, reason string) {
-	if len(reason) > driver.MaxReasonBytes {
-		cut := driver.MaxReasonBytes
-		for cut > 0 && !utf8.RuneStart(reason[cut]) {
-			cut--
-		}
-		reason = reason[:cut]
-	}
 	if letter.Properties == nil {
 		letter.Properties = make(map[string]string, 4)
 	}
-	letter.Properties[driver.PropertyDeadLetterReason] = reason
+	letter.Properties[driver.PropertyDeadLetterReason] = driver.CutReason(reason)
 	letter.Properties[driver.PropertyDeadLetterAttempts] = strconv.Itoa(m.Attempt)
 	letter.Properties[driver.PropertyDeadLetterTopic] = m.Topic
 	letter.Properties[driver.PropertyDeadLetterMessageID] = m.ID
@@ -337,6 +332,9 @@ func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
 	for i, r := range c.reads {
 		c.broker.letOut(r.cursor.topic, now)
 		lags[i] = driver.Lag{Topic: r.topic, Waiting: r.cursor.waiting(now)}
+	}
+	if retry := c.group.retry; retry != nil {
+		lags[0].Waiting += retry.waiting(now) // of whatever topic they are, as RocketMQ counts them
 	}
 	return lags, nil
 }

@@ -21,6 +21,11 @@ type group struct {
 	byID    map[uint64]*cursor
 	// members is the number of open Consumers.
 	members int
+	// retry is the cursor of the group's retry topic, which redriven dead letters go to; nil before the first. redriven are the offsets of those letters, marked is
+	// the mark before which there are no others.
+	retry    *cursor
+	redriven map[int64]struct{}
+	marked   int64
 }
 
 // never is a due time that does not come.

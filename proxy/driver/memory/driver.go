@@ -80,7 +80,7 @@ func (d memoryDriver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfi
 	if err != nil {
 		return nil, err
 	}
-	c := &consumer{broker: b, gate: newGate(), group: g, plainGroup: cfg.Group, namespace: cfg.Connection.Namespace}
+	c := &consumer{broker: b, gate: newGate(), group: g, plainGroup: cfg.Group, namespace: cfg.Connection.Namespace, subscriptions: cfg.Subscriptions}
 	for i, t := range topics {
 		b.letOut(t, b.now()) // what was due before is older than a group that begins at the latest
 		c.reads = append(c.reads, read{cursor: g.cursorOf(t, &cfg), matches: filters[i], topic: cfg.Subscriptions[i].Topic})

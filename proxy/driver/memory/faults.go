@@ -29,6 +29,9 @@ const (
 	Lag
 	Begin
 	End
+	// ReadDeadLetters is every look at dead letters, Redrive what changes something.
+	ReadDeadLetters
+	Redrive
 	Close
 	operations
 )

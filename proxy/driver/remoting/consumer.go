@@ -11,6 +11,7 @@ import (
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/gate"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/letters"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/wire"
 )
 
@@ -20,16 +21,17 @@ const verbose = 1
 // consumer receives for one group by POP. While nobody fetches it is these fields: no goroutine, no timer, no poll and no heartbeat. state is the only
 // thing that changes; its lock is held for computing only. What is leased is not recorded: handles say all that is needed, here or elsewhere.
 type consumer struct {
-	driver  *Driver
-	cluster *cluster
-	clocks  *clocks
-	cfg     driver.ConsumerConfig
-	group   string // with its namespace
-	sources []source
-	marks   []uint32
-	gate    *gate.Gate
-	recent  recentAcks
-	state   polls
+	*letters.Box // what the group has given up
+	driver       *Driver
+	cluster      *cluster
+	clocks       *clocks
+	cfg          driver.ConsumerConfig
+	group        string // with its namespace
+	sources      []source
+	marks        []uint32
+	gate         *gate.Gate
+	recent       recentAcks
+	state        polls
 }
 
 // source is a topic that the consumer pops.
@@ -65,7 +67,26 @@ func (d *Driver) newConsumer(cfg driver.ConsumerConfig) *consumer {
 	}
 	c.marks = marks(c.group, topics)
 	cl.use(c.names()...)
+	c.Box = letters.New(letters.Options{Wire: cl.wire, Routes: cl, Config: cfg, Gate: c.gate, Stored: c.hurryClassic})
 	return c
+}
+
+// hurryClassic has the classic retry topic polled now, where a redriven message has just been stored; it may be the first one there ever was.
+func (c *consumer) hurryClassic() {
+	s := &c.state
+	s.Lock()
+	defer s.Unlock()
+	s.hurried = time.Now()
+	known := false
+	for _, p := range s.pairs {
+		if c.sources[p.source].classic && !p.gone {
+			known, p.eager = true, s.hurried.Add(classicEager)
+		}
+	}
+	if !known {
+		s.looked, s.lookedClassic = time.Time{}, time.Time{}
+	}
+	s.wake()
 }
 
 // check refuses what would harm the broker; see source.classic.

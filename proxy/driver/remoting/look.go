@@ -112,7 +112,7 @@ func (c *consumer) updatePairs(source int, queues []wire.Queue, now time.Time) {
 		if p == nil {
 			p = &pair{source: source, broker: q.Broker, width: 1, size: firstSize}
 			if c.sources[source].classic {
-				p.due = now
+				p.due, p.eager = now, s.hurried.Add(classicEager)
 			}
 			s.pairs = append(s.pairs, p)
 		}

@@ -32,6 +32,8 @@ const (
 	holdTime = time.Second
 	// classicEvery is how often the group's classic retry topic is looked into while somebody receives.
 	classicEvery = 30 * time.Second
+	// classicEager is for how long it is polled like any other topic after something was there: what was redriven or nacked comes in time then.
+	classicEager = 2 * time.Minute
 	// firstSize is what a message is taken to have before any was seen.
 	firstSize = 4 << 10
 
@@ -65,8 +67,8 @@ type pair struct {
 	retryAt  time.Time
 	// groupless: the broker does not know the group.
 	groupless bool
-	// due is when a classic retry topic is looked into again.
-	due time.Time
+	// due is when a classic retry topic is looked into again, eager until when it is polled like any other.
+	due, eager time.Time
 	// gone: the route does not name it any more.
 	gone bool
 }
@@ -118,7 +120,9 @@ type polls struct {
 	changed chan struct{}
 	// looked is when routes and the group were last looked after; looking: it is under way.
 	looked, lookedClassic time.Time
-	looking               bool
+	// hurried is when a message was last redriven into the classic retry topic by this process.
+	hurried time.Time
+	looking bool
 	// classicMembers is the error that classic members are in the group, nil when the last look found none.
 	classicMembers error
 	checkedMembers time.Time
@@ -181,7 +185,7 @@ func (s *polls) budget(req driver.FetchRequest, lease time.Duration, now time.Ti
 
 // idleAt: nothing is known to be there, and nothing waits at the broker for it.
 func (p *pair) idleAt(now time.Time) bool {
-	if !p.due.IsZero() {
+	if !p.due.IsZero() && !now.Before(p.eager) {
 		if !now.Before(p.due) {
 			p.ready, p.due = true, now.Add(classicEvery)
 		}
@@ -253,7 +257,7 @@ func (s *polls) wakeAt(now time.Time) time.Time {
 		if p.retryAt.After(now) && p.retryAt.Before(at) {
 			at = p.retryAt
 		}
-		if !p.due.IsZero() && p.due.Before(at) {
+		if !p.due.IsZero() && p.due.Before(at) && !now.Before(p.eager) {
 			at = p.due
 		}
 	}
@@ -321,6 +325,9 @@ func (s *polls) forget(m *poll) {
 // learned notes what a pop brought: n messages of size bytes together, and rest more at the broker.
 func (p *pair) learned(n int, size, rest int64) {
 	if n > 0 {
+		if !p.due.IsZero() {
+			p.eager = time.Now().Add(classicEager)
+		}
 		p.size = max(1, (3*p.size+size/int64(n))/4)
 	}
 	if p.ready = rest > 0; p.ready {

@@ -83,7 +83,7 @@ const noSuchTag = "proxy-asks-for-offsets-only"
 const pullSubscription = 1 << 2
 
 func (c *Client) boundsByPull(ctx context.Context, q Queue, group string) (oldest, next int64, err error) {
-	answer, err := c.pull(ctx, q, group, 0, noSuchTag)
+	answer, err := c.pull(ctx, q, group, 0, 1, noSuchTag)
 	if answer == nil {
 		return 0, 0, err
 	}

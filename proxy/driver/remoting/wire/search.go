@@ -55,7 +55,7 @@ func (c *Client) FirstAt(ctx context.Context, q Queue, group string, t time.Time
 // storedAt is when the first message of q at offset at or after it, before end, was stored, and its offset; end when there is none.
 func (c *Client) storedAt(ctx context.Context, q Queue, group string, at, end int64) (time.Time, int64, error) {
 	for at < end {
-		answer, err := c.pull(ctx, q, group, at, filterAll)
+		answer, err := c.pull(ctx, q, group, at, 1, filterAll)
 		if answer == nil {
 			return time.Time{}, 0, err
 		}
@@ -79,12 +79,12 @@ func (c *Client) storedAt(ctx context.Context, q Queue, group string, at, end in
 	return time.Time{}, end, nil
 }
 
-// pull asks for one message of q with one of tags from offset on, without waiting. The answer is not nil where there is one that says something about offsets, then with the
+// pull asks for up to n messages of q with one of tags from offset on, without waiting. The answer is not nil where there is one that says something about offsets, then with the
 // broker's error if no message came.
-func (c *Client) pull(ctx context.Context, q Queue, group string, offset int64, tags string) (*Command, error) {
+func (c *Client) pull(ctx context.Context, q Queue, group string, offset int64, n int, tags string) (*Command, error) {
 	cmd := queueCommand(reqPullMessage, q)
 	maps.Copy(cmd.Fields, map[string]string{
-		"consumerGroup": group, "queueOffset": strconv.FormatInt(offset, 10), "maxMsgNums": "1", "sysFlag": strconv.Itoa(pullSubscription),
+		"consumerGroup": group, "queueOffset": strconv.FormatInt(offset, 10), "maxMsgNums": strconv.Itoa(n), "sysFlag": strconv.Itoa(pullSubscription),
 		"commitOffset": "0", "suspendTimeoutMillis": "0", "subVersion": "0", "expressionType": filterTag, "subscription": tags,
 	})
 	answer, err := c.Invoke(ctx, q.Address, cmd)
