@@ -16,6 +16,9 @@
 // Back: the token comes in a stream's frame or a unary call (server/stream_acks.go, server/ack.go), the window opens it and acknowledges through the
 // driver. What is not acknowledged by its deadline comes again.
 //
+// A transaction: server/transactions.go begins and ends it through the Producer's client (transactions.go), which seals its name for every host; what nobody ends
+// comes back as a check (package checks) to a stream (server/checks.go) or an address.
+//
 // # Back-pressure
 //
 // Nothing is dropped, so each place that can fill up has a number: a receiver's credit, Consumer.maxInFlight and maxInFlightBytes (the window then

@@ -22,14 +22,14 @@ import (
 )
 
 // TestTransactionsSurviveKills: applications begin, decide, die between the steps, end through any host and on both at once, answer checks or do not,
-// while hosts are killed. In the end RocketMQ has each message that the applications' database committed, once, and no other.
+// while hosts and the broker are killed. In the end RocketMQ has each message that the applications' database committed, once, and no other.
 func TestTransactionsSurviveKills(t *testing.T) {
 	if !long() {
 		t.Skip("with LONG=1; TestATransactionIsDeliveredByItsCommitAndOnce is the short form")
 	}
 	const load, between = 90 * time.Second, 6 * time.Second
-	d := startDeals(t, "transactions: {}")
-	b := &bank{d: d, ops: d.ops, decided: map[string]string{}}
+	d := startDeals(t, 2, "transactions: {}")
+	b := &bank{d: d, ops: [2]*localenv.Operator(d.ops), decided: map[string]string{}}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var responders, workers sync.WaitGroup
@@ -47,6 +47,12 @@ func TestTransactionsSurviveKills(t *testing.T) {
 	kills := 0
 	for ; time.Now().Add(between).Before(until); kills++ {
 		time.Sleep(between) // the load in between is the test
+		if kills == 6 {
+			// The broker too, once: it forgets what it had not written down, and asks again.
+			must(t, d.broker.KillBroker())
+			must(t, d.broker.StartBroker(t.Context()))
+			continue
+		}
 		victim := kills % 2
 		must(t, d.ops[victim].Kill())
 		d.again(victim)
@@ -70,6 +76,7 @@ func TestTransactionsSurviveKills(t *testing.T) {
 	if b.answered == 0 || b.ended == 0 {
 		t.Error("the load did not do what it should")
 	}
+	d.done()
 }
 
 // bank is the applications with the database that they share.

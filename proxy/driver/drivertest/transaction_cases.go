@@ -19,6 +19,7 @@ var transactionCases = []testCase{
 	{name: "any client of the group ends a transaction, and many at once deliver it once", run: caseEndAnywhere},
 	{name: "an undecided transaction is asked for, and the answer decides it", run: caseCheck},
 	{name: "a transaction that was committed after a check is delivered once, and not asked for again", run: caseCommitAfterCheck},
+	{name: "an answer to a check and an end at the same time, on two hosts, deliver once", run: caseCheckAndEnd},
 	{name: "transactions under one id are different ones", run: caseOneID},
 	{name: "what cannot be a transaction is refused", run: caseBadTransactions},
 	{name: "a closed client begins, ends and asks nothing", run: caseClosedTransactions},
@@ -232,6 +233,55 @@ func caseCommitAfterCheck(k *kit) {
 		k.cannotEnd(who, late.Handle, driver.Rollback, driver.TransactionEnded)
 	}
 	k.fetchNone(c, k.facts.Quiet, "it was delivered")
+}
+
+func caseCheckAndEnd(k *kit) {
+	const transactions = 6
+	topic, group := k.h.NewTopic(k, 1), k.h.NewGroup(k)
+	_, first := k.transactional(group, topic)
+	_, second := k.transactional(group, topic)
+	c := k.consumer(k.h.NewGroup(k), topic)
+	sent := messages(topic, transactions)
+	handles := make([]driver.TransactionHandle, transactions)
+	for i, m := range sent {
+		handles[i] = k.begin(first, m)
+	}
+	checks := k.watch(second)
+	var calls sync.WaitGroup
+	limit := time.After(k.facts.Check)
+	for range sent { // in the order in which they are asked for
+		var asked driver.Check
+		select {
+		case asked = <-checks:
+		case <-limit:
+			k.Fatalf("no check came within %s", k.facts.Check)
+		}
+		i := slices.IndexFunc(sent, func(m *driver.Message) bool { return m.ID == asked.ID })
+		if i < 0 || handles[i] == "" {
+			continue
+		}
+		for t, h := range map[driver.Transactional]driver.TransactionHandle{first: handles[i], second: asked.Handle} {
+			calls.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), k.facts.Open)
+				defer cancel()
+				if err := t.End(ctx, h, driver.Commit); err != nil {
+					k.Errorf("commit: %v", err)
+				}
+			})
+		}
+		handles[i] = ""
+	}
+	calls.Wait()
+	for _, h := range handles {
+		if h != "" {
+			k.end(first, h, driver.Commit) // it was asked for less often than another one
+		}
+	}
+	got := k.fetch(c, transactions, longLease)
+	k.wantSame(sent, got)
+	k.ack(c, got...)
+	k.h.Settle(k)
+	k.fetchNone(c, k.facts.Quiet, "each was delivered")
 }
 
 func caseOneID(k *kit) {

@@ -36,6 +36,14 @@
 // given back, uncounted, after a second. While nobody fetches there is no poll, no timer and no heartbeat; routes, members of the group and its
 // existence are looked after (look.go) in a short goroutine now and then while somebody does.
 //
+// The way of a transaction:
+//
+//	Begin (begin.go) -> a half message, at another broker only when one has refused it -> its place is the handle (half.go)
+//	End (end.go) -> one call at a time in this process (fates.go) -> a lock at the message's broker and its index, asked at once -> END_TRANSACTION
+//	-> the lock goes back when the index has the message (locks.go, by the keeper)
+//	a check: onRequest -> a short-lived worker (checks.go) -> in its topic already? answered here; else to who watches (WatchChecks). A producer group is
+//	named to brokers while somebody watches (groups.go)
+//
 // What a broker of 5.5.0 does, seen, and what follows from it here:
 //
 //	code 0 says nothing about the effect of an ack; a lease's end by the  an ack is asked and answered for inside the lease only, by an estimate of
@@ -51,7 +59,11 @@
 //	a plain pop of %RETRY%group stops redelivery for all groups            it is popped in order (source in consumer.go)
 //	long polls whose connection is closed take nothing                    Close closes the connections at once (Close in consumer.go)
 //	brokers move the group's position at the pop                          lag is what nobody has leased (lag.go)
+//	a commit is done as often as it is told, at each place that checks    end.go
+//	have given the half message
+//	what was ended is written down after up to 3 s, and asked for until   a check looks into the index before it asks anybody (checks.go)
+//	then
 //
 // If you debug a Producer that is not Ready, read producer.go and proof/; one that is Ready and fails: avoid.go and routes.go; a goroutine that
-// stays: cluster.go; a Consumer that gets nothing: plan in polls.go; a message that comes again: left in handle.go.
+// stays: cluster.go; a transaction that is delivered twice, or never: end.go; a Consumer that gets nothing: plan in polls.go; a message that comes again: left in handle.go.
 package remoting

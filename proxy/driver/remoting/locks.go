@@ -117,20 +117,34 @@ func (t *transactions) proven(ctx context.Context, address string, held []heldLo
 			return before
 		})
 	}
-	return free, append(kept, open...)
+	return t.expired(free, append(kept, open...))
 }
 
-// ripe takes out the locks that have been held for long enough, by address. One that nobody could prove for a lock's life is gone at the broker.
+// expired moves those that the broker has forgotten itself by now. That its index does not have a commit for so long is worth a word: it may be switched off
+// (messageIndexEnable), and without it a transaction that is ended again is delivered again.
+func (t *transactions) expired(free, kept []heldLock) (all, left []heldLock) {
+	now := time.Now()
+	left = slices.DeleteFunc(kept, func(l heldLock) bool {
+		old := now.Sub(l.since) > wire.LockLife
+		if old {
+			free = append(free, l)
+		}
+		return old
+	})
+	if n := len(kept) - len(left); n > 0 {
+		t.p.cluster.driver.log.Info("Committed messages are not in the broker's index after a minute: transactions need it (messageIndexEnable=true)",
+			"group", t.p.cfg.Group, "messages", n)
+	}
+	return free, left
+}
+
+// ripe takes out the locks that have been held for long enough, by address.
 func (t *transactions) ripe(now time.Time) map[string][]heldLock {
 	t.state.Lock()
 	defer t.state.Unlock()
 	ripe := make(map[string][]heldLock)
 	t.state.held = slices.DeleteFunc(t.state.held, func(l heldLock) bool {
-		age := now.Sub(l.since)
-		switch {
-		case age > wire.LockLife && l.keepUntil.IsZero():
-			return true
-		case !l.keepUntil.IsZero() && now.Before(l.keepUntil), age < heldAtLeast:
+		if now.Before(l.keepUntil) || now.Sub(l.since) < heldAtLeast {
 			return false
 		}
 		ripe[l.address] = append(ripe[l.address], l)

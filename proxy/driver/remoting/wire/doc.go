@@ -27,6 +27,6 @@
 //
 // Where to look: frame.go, header.go, fastheader.go the bytes; sign.go the ACL signature; dial.go, secure.go addresses and TLS; link.go one address,
 // queue.go what waits there, sweep.go its timer, conn.go one connection, client.go all of them; nameserver.go, route.go, loosejson.go what name servers
-// answer; message.go, batch.go sending; pop.go, pophandle.go, ack.go receiving by POP; stored.go, compress.go messages as brokers send them; group.go,
+// answer; message.go, batch.go sending; transaction.go half messages, checks and locks; pop.go, pophandle.go, ack.go receiving by POP; stored.go, compress.go messages as brokers send them; group.go,
 // offset.go, stats.go the other requests; codes.go, errors.go the answers' codes.
 package wire

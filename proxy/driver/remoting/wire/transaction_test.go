@@ -199,3 +199,60 @@ func TestLocksOnARealBroker(t *testing.T) {
 		t.Errorf("a lock whose context has ended: %v", err)
 	}
 }
+
+// aCheck is a broker's question, as it is sent.
+func aCheck(fields map[string]string, properties map[string]string) *Command {
+	all := map[string]string{"bname": "broker-a", "tranStateTableOffset": "7", "commitLogOffset": "4711"}
+	for name, value := range fields {
+		all[name] = value
+	}
+	set := map[string]string{"UNIQ_KEY": "id", "PGROUP": "producers", "TRANSACTION_CHECK_TIMES": "3"}
+	for name, value := range properties {
+		set[name] = value
+	}
+	return &Command{Code: reqCheckTransaction, Flag: flagOneWay, Fields: all, Body: appendStored(nil, StoredMessage{Topic: "t", Properties: set}, []byte("body"), false)}
+}
+
+func TestWhatIsNoCheckIsRefused(t *testing.T) {
+	check, err := DecodeTransactionCheck(aCheck(nil, nil))
+	if err != nil || check.ID != "id" || check.Group != "producers" || check.Topic != "t" || check.Times != 3 || check.Offset != 7 || check.CommitLog != 4711 || !check.Checked {
+		t.Errorf("a good one: %+v, %v", check, err)
+	}
+	if check, err = DecodeTransactionCheck(aCheck(nil, map[string]string{"TRANSACTION_CHECK_TIMES": "often"})); err != nil || check.Times != 1 {
+		t.Errorf("one that does not say how often: %+v, %v", check, err)
+	}
+	two := aCheck(nil, nil)
+	two.Body = append(two.Body, two.Body...)
+	for name, cmd := range map[string]*Command{
+		"without a body":       {Code: reqCheckTransaction},
+		"with rubbish":         {Code: reqCheckTransaction, Body: []byte("rubbish")},
+		"with two messages":    two,
+		"without an offset":    aCheck(map[string]string{"tranStateTableOffset": ""}, nil),
+		"with a text as place": aCheck(map[string]string{"commitLogOffset": "far"}, nil),
+		"without an id":        aCheck(nil, map[string]string{"UNIQ_KEY": ""}),
+		"without a group":      aCheck(nil, map[string]string{"PGROUP": ""}),
+	} {
+		if check, err := DecodeTransactionCheck(cmd); err == nil {
+			t.Errorf("one %s is taken for %+v", name, check)
+		}
+	}
+	for _, id := range []string{"", "0", "7F00000100002A9F00000000000000zz"} {
+		if at, err := (Stored{OffsetID: id}).CommitLogOffset(); err == nil {
+			t.Errorf("%q is taken for place %d", id, at)
+		}
+	}
+	if at, err := (Stored{OffsetID: "7F00000100002A9F0000000000001267"}).CommitLogOffset(); err != nil || at != 4711 {
+		t.Errorf("place %d, %v", at, err)
+	}
+}
+
+func FuzzTransactionCheck(f *testing.F) {
+	f.Add(aCheck(nil, nil).Body, "7", "4711")
+	f.Add([]byte{}, "", "")
+	f.Fuzz(func(t *testing.T, body []byte, offset, at string) {
+		cmd := &Command{Code: reqCheckTransaction, Body: body, Fields: map[string]string{"tranStateTableOffset": offset, "commitLogOffset": at}}
+		if check, err := DecodeTransactionCheck(cmd); err == nil && (check.ID == "" || check.Group == "" || check.Topic == "" || check.Times < 1) {
+			t.Errorf("taken for %+v", check)
+		}
+	})
+}
