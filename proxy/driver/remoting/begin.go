@@ -5,6 +5,8 @@ package remoting
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -94,32 +96,64 @@ func (p *producer) group() string { return wire.WithNamespace(p.cfg.Connection.N
 // noSuchID is the id of no message.
 const noSuchID = "proxy-asks-for-its-rights-only"
 
-// proveTransactions proves the rights that ending a transaction needs beyond that of sending, and makes p transactional.
+// proveTransactions proves the rights that ending a transaction needs beyond that of sending, and makes p transactional. A broker that does not answer is
+// no reason to fail where another one does.
 func (p *producer) proveTransactions(ctx context.Context) error {
 	for i, topic := range p.names() {
-		v, err := p.cluster.viewOf(ctx, topic)
+		v, err := p.cluster.writable(ctx, topic)
 		if err != nil {
 			return wire.Errorf(err, "find topic %q", topic)
 		}
-		for broker, address := range v.masters {
-			lock := wire.Lock{Topic: topic, Name: noSuchID + string(p.cfg.ClientID)}
-			_, err := p.cluster.wire.Copies(ctx, address, topic, noSuchID, 0)
-			if err == nil {
-				_, err = p.cluster.wire.Lock(ctx, address, p.group(), string(p.cfg.ClientID), lock)
+		brokers := slices.Sorted(maps.Keys(v.masters))
+		answers := make([]error, len(brokers))
+		err = proof.All(ctx, len(brokers), func(ctx context.Context, j int) error {
+			if answers[j] = p.proveEnds(ctx, topic, v.masters[brokers[j]]); answers[j] != nil && !driver.Retryable(answers[j]) {
+				return answers[j]
 			}
-			if err == nil {
-				err = p.cluster.wire.Unlock(ctx, address, p.group(), string(p.cfg.ClientID), []wire.Lock{lock})
-			}
-			if code, _ := wire.CodeOf(err); code == wire.CodeNoPermission {
-				return driver.Errorf(driver.Unauthorized, "transactions",
-					"transactions need rights beside that of sending: grant the credentials Sub on the topic %q and on the group %q: %w", topic, p.group(), err)
-			}
-			if err != nil {
-				return proof.WithField(wire.Errorf(err, "ask broker %s what transactions need", broker), "topics["+strconv.Itoa(i)+"]")
-			}
+			return nil
+		})
+		if err == nil && !slices.Contains(answers, nil) {
+			err = answers[0]
+		}
+		if err != nil {
+			return proof.WithField(err, "topics["+strconv.Itoa(i)+"]")
 		}
 	}
 	p.transactions = newTransactions(p)
 	p.cluster.rememberTransactions(p.transactions)
 	return nil
+}
+
+// proveEnds does what ending does, with nothing to end.
+func (p *producer) proveEnds(ctx context.Context, topic, address string) error {
+	id := string(p.cfg.ClientID)
+	lock := wire.Lock{Topic: topic, Name: noSuchID + id}
+	_, err := p.cluster.wire.Copies(ctx, address, topic, noSuchID, 0)
+	if err == nil {
+		_, err = p.cluster.wire.Lock(ctx, address, p.group(), id, lock)
+	}
+	if err == nil {
+		err = p.cluster.wire.Unlock(ctx, address, p.group(), id, []wire.Lock{lock})
+	}
+	switch code, _ := wire.CodeOf(err); {
+	case err == nil:
+		return nil
+	case code == wire.CodeNoPermission:
+		return driver.Errorf(driver.Unauthorized, "transactions",
+			"transactions need rights beside that of sending: grant the credentials Sub on the topic %q and on the group %q: %w", topic, p.group(), err)
+	default:
+		return wire.Errorf(err, "ask %s what transactions need", address)
+	}
+}
+
+// halfAddress is where the broker of a half message is. A topic that its broker has just made by itself may not have a route yet.
+func (p *producer) halfAddress(ctx context.Context, h wire.Half) (string, error) {
+	address, err := p.cluster.address(ctx, h.Topic, h.Broker)
+	if code, answered := wire.CodeOf(err); !answered || code != wire.CodeTopicNotExist {
+		return address, err
+	}
+	if makers, unknown := p.cluster.viewOf(ctx, wire.DefaultTopic); unknown == nil && makers.masters[h.Broker] != "" {
+		return makers.masters[h.Broker], nil
+	}
+	return "", err
 }

@@ -106,7 +106,7 @@ func (p *producer) check(ctx context.Context, check wire.TransactionCheck) {
 	e := ending{p: p, h: check.Half, d: driver.Commit}
 	var err error
 	n := 0
-	if e.address, err = p.cluster.address(ctx, check.Topic, check.Broker); err == nil {
+	if e.address, err = p.halfAddress(ctx, check.Half); err == nil {
 		n, err = e.copies(ctx)
 	}
 	known := p.transactions.known(check.Half)

@@ -76,7 +76,7 @@ func (p *producer) end(ctx context.Context, h wire.Half, d driver.Decision) erro
 		return nil
 	}
 	e := ending{p: p, h: h, d: d, o: o, lock: wire.Lock{Topic: h.Topic, Name: halfKey(h)}}
-	if e.address, err = p.cluster.address(ctx, h.Topic, h.Broker); err != nil {
+	if e.address, err = p.halfAddress(ctx, h); err != nil {
 		return err
 	}
 	return e.run(ctx)

@@ -432,6 +432,39 @@ func TestRightsForTransactionsAreProven(t *testing.T) {
 	}
 }
 
+// TestABrokerThatDoesNotAnswerDoesNotKeepTransactionsFromOpening, as it does not keep sending from it; with none that answers there is nothing to open.
+func TestABrokerThatDoesNotAnswerDoesNotKeepTransactionsFromOpening(t *testing.T) {
+	noLeaks(t)
+	f := newFakeRocket(t, 1, "a", "b")
+	f.everywhere("t", 1)
+	newFakeHalves(t, "a", f)
+	b := newFakeHalves(t, "b", f)
+	b.refuse[codeQuery] = wire.CodeSystemBusy
+	cfg := f.config("t")
+	cfg.Transactions = true
+	mustClose(t, f.producer(cfg))
+	f.topic("t", fakeShare{broker: "b", queues: 1, perm: 6})
+	other := New(f.driver.log)
+	_, err := other.OpenProducer(within(t, 5*time.Second), cfg)
+	wantReason(t, "open with no broker that answers", err, driver.Throttled)
+}
+
+// TestATopicThatItsBrokerMakes has no route at first; its transactions are ended all the same.
+func TestATopicThatItsBrokerMakes(t *testing.T) {
+	noLeaks(t)
+	f := newFakeRocket(t, 1, "a")
+	f.everywhere(wire.DefaultTopic, 1)
+	h := newFakeHalves(t, "a", f)
+	r := &endRig{t: t, h: h, f: f}
+	cfg := f.config("t")
+	cfg.Transactions = true
+	r.p = f.producer(cfg)
+	if err := r.end(r.p, r.begin(), driver.Commit, 5*time.Second); err != nil {
+		t.Errorf("commit: %v", err)
+	}
+	r.delivered(1)
+}
+
 // TestAHalfMessageIsNotStoredTwice: a second one would be a second transaction.
 func TestAHalfMessageIsNotStoredTwice(t *testing.T) {
 	noLeaks(t)

@@ -48,6 +48,8 @@ type popBroker struct {
 type fakeMessage struct {
 	id, tag string
 	born    int64
+	// more are properties as they are written.
+	more string
 }
 
 // popping makes the named brokers of f lend messages.
@@ -203,6 +205,7 @@ func appendMessage(dst []byte, topic string, offset int64, m fakeMessage) []byte
 	if m.tag != "" {
 		properties += "TAGS\x01" + m.tag + "\x02"
 	}
+	properties += m.more
 	dst = append(binary.BigEndian.AppendUint16(dst, uint16(len(properties))), properties...)
 	binary.BigEndian.PutUint32(dst[start:], uint32(len(dst)-start))
 	return dst

@@ -193,6 +193,9 @@ func TestLocksOnARealBroker(t *testing.T) {
 	lock(s.Client, "you", "b", true)
 	must(t, "unlock", s.Unlock(t.Context(), q.Address, space, "you", both))
 
+	// It names and leaves the producer group that is called like the space.
+	must(t, "heartbeat", publisher.HeartBeat(t.Context(), q.Address, Heartbeat{ClientID: "me", Producers: []ProducerMember{{Group: space}}}))
+	must(t, "leave the producer group", publisher.UnregisterProducer(t.Context(), q.Address, "me", space))
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := publisher.Lock(ended, q.Address, space, "me", Lock{Topic: s.topic, Name: "a"}); !errors.Is(err, context.Canceled) {
