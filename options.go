@@ -107,7 +107,7 @@ func (o *options) bindLimits(flags *flag.FlagSet) {
 	flags.IntVar(&l.MaxConcurrentCalls, "max-concurrent-calls", l.MaxConcurrentCalls, "calls and streams at once on this host")
 	flags.IntVar(&l.MaxCallsPerObject, "max-calls-per-object", l.MaxCallsPerObject, "calls and streams at once of one Producer or Consumer")
 	flags.IntVar(&l.MaxCallsPerCaller, "max-calls-per-caller", l.MaxCallsPerCaller, "calls at once of one caller")
-	flags.IntVar(&l.MaxStreamsPerCaller, "max-streams-per-caller", l.MaxStreamsPerCaller, "Receive streams at once of one caller")
+	flags.IntVar(&l.MaxStreamsPerCaller, "max-streams-per-caller", l.MaxStreamsPerCaller, "Receive and TransactionChecks streams at once of one caller")
 	flags.IntVar(&l.MaxHeaderBytes, "max-header-bytes", l.MaxHeaderBytes, "headers of one call")
 	flags.DurationVar(&l.MaxConnectionAge, "max-connection-age", l.MaxConnectionAge, "age at which connections are ended, so that callers spread over hosts")
 	flags.DurationVar(&l.WriteTimeout, "receiver-write-timeout", l.WriteTimeout, "a receiver that does not read for so long loses its stream")

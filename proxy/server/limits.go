@@ -15,7 +15,7 @@ type Limits struct {
 	MaxRequestBytes int
 	// MaxMessagesPerCall bounds the messages of one Send and one Pull. 1000.
 	MaxMessagesPerCall int
-	// MaxTokensPerCall bounds the tokens of one Ack, Nack or ModifyAckDeadline. 1000.
+	// MaxTokensPerCall bounds the tokens of one Ack, Nack or ModifyAckDeadline, and the resolutions of one frame of TransactionChecks. 1000.
 	MaxTokensPerCall int
 	// MaxPendingAckBytes bounds what one stream has sent in acks and not yet read as results; the stream is not read beyond. 8 MiB.
 	MaxPendingAckBytes int
@@ -31,7 +31,7 @@ type Limits struct {
 	MaxCallsPerObject int
 	// MaxCallsPerCaller bounds calls at once of one caller. 4096.
 	MaxCallsPerCaller int
-	// MaxStreamsPerCaller bounds Receive streams at once of one caller. 1024.
+	// MaxStreamsPerCaller bounds Receive and TransactionChecks streams at once of one caller. 1024.
 	MaxStreamsPerCaller int
 	// MaxHeaderBytes bounds the headers of one call. 32 KiB.
 	MaxHeaderBytes int
