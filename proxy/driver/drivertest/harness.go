@@ -4,6 +4,7 @@
 package drivertest
 
 import (
+	"cmp"
 	"testing"
 	"time"
 
@@ -45,8 +46,10 @@ type Facts struct {
 	Quiet time.Duration
 	// Open is the longest that Open, Close or Probe may take on a working broker. 0 = 10 seconds.
 	Open time.Duration
-	// MaxMessageBytes is the limit of one message at the broker. 0 = 4 MiB.
+	// MaxMessageBytes is the largest message that the suite sends to be stored, but for the case that looks for the broker's limit. 0 = 4 MiB.
 	MaxMessageBytes int
+	// BrokersLimit is the largest body that the broker takes (its maxMessageSize). 0 = 4 MiB.
+	BrokersLimit int
 	// Check is the longest time from one check of a transaction to the next, and to the first one. 0 = 5 seconds.
 	Check time.Duration
 	// SQL: the broker has SQL92 filters switched on.
@@ -92,8 +95,7 @@ func (f Facts) withDefaults() Facts {
 	orDefault(&f.Open, 10*time.Second)
 	orDefault(&f.Nack, f.Lease)
 	orDefault(&f.Check, 5*time.Second)
-	if f.MaxMessageBytes == 0 {
-		f.MaxMessageBytes = 4 << 20
-	}
+	f.MaxMessageBytes = cmp.Or(f.MaxMessageBytes, 4<<20)
+	f.BrokersLimit = cmp.Or(f.BrokersLimit, 4<<20)
 	return f
 }

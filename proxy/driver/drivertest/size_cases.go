@@ -79,11 +79,11 @@ func caseExactLimit(k *kit) {
 // caseBrokersLimit: brokers count the body alone. Whoever sets maxMessageBytes higher than that is told by the broker, at once and for good.
 func caseBrokersLimit(k *kit) {
 	topic, group := k.h.NewTopic(k, 1), k.h.NewGroup(k)
-	p := k.sized(topic, 2*k.facts.MaxMessageBytes)
+	p := k.sized(topic, 2*k.facts.BrokersLimit)
 	exact, more, small := message(topic), message(topic), message(topic)
-	exact.Body, more.Body = k.incompressible(k.facts.MaxMessageBytes), k.incompressible(k.facts.MaxMessageBytes+1)
+	exact.Body, more.Body = k.incompressible(k.facts.BrokersLimit), k.incompressible(k.facts.BrokersLimit+1)
 	results := p.Send(k.within(k.facts.Open), topic, []*driver.Message{exact, more, small})
-	k.wantBodyError("one byte more than the broker takes", results[1].Err, k.facts.MaxMessageBytes)
+	k.wantBodyError("one byte more than the broker takes", results[1].Err, k.facts.BrokersLimit)
 	for _, i := range []int{0, 2} {
 		if results[i].Err != nil {
 			k.Fatalf("message %d: %v", i, results[i].Err)
