@@ -61,6 +61,9 @@ var rows = []row{
 		{"Checks of transactions", "ops", "unanswered and failed ones come again, until RocketMQ gives up.", one("{{outcome}}", rate("rocketmq_proxy_transaction_checks_total", objects, "outcome"))},
 		{"Messages by Producer", "ops", "", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_sent_messages_total", objects, "namespace, name"))},
 		{"Refused because too many waited", "ops", "", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_send_refused_messages_total", objects, "namespace, name"))},
+		{"Repeated ids", "ops", "Answered with the first result, and forgotten before their window was over.", []query{
+			{"answered {{namespace}}/{{name}}", rate("rocketmq_proxy_deduplicated_messages_total", objects, "namespace, name")},
+			{"forgotten {{namespace}}/{{name}}", rate("rocketmq_proxy_deduplication_forgotten_total", objects, "namespace, name")}}},
 		{"Time of requests to the broker", "s", "", quantiles("rocketmq_proxy_send_request_duration_seconds", "pod", "{{pod}}")},
 		{"Messages in one request", "short", "Above 1, waiting messages went together.", quantiles("rocketmq_proxy_send_request_messages", "pod", "{{pod}}")},
 	}},
@@ -71,6 +74,7 @@ var rows = []row{
 		{"In flight, messages", "short", "", one("{{namespace}}/{{name}}", now("rocketmq_proxy_in_flight_messages", objects, "namespace, name"))},
 		{"In flight, bytes", "bytes", "", one("{{namespace}}/{{name}}", now("rocketmq_proxy_in_flight_bytes", objects, "namespace, name"))},
 		{"Window full", "ops", "Times that fetching stopped although a receiver had credit.", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_window_full_total", objects, "namespace, name"))},
+		{"Held back by rateLimit", "short", "Share of the time in which a receiver had to wait for it.", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_rate_limited_seconds_total", objects, "namespace, name"))},
 		{"Dead letters", "ops", "Given up, and given to their group again.", []query{
 			{"given up {{namespace}}/{{name}}", rate("rocketmq_proxy_deliveries_ended_total", objects+`, outcome="dead_lettered"`, "namespace, name")},
 			{"redriven {{namespace}}/{{name}}", rate("rocketmq_proxy_dead_letters_redriven_total", objects, "namespace, name")}}},
