@@ -63,7 +63,7 @@ func (p *producer) End(ctx context.Context, handle driver.TransactionHandle, d d
 }
 
 func (p *producer) end(ctx context.Context, h wire.Half, d driver.Decision) error {
-	o, err := p.transactions.claim(ctx, halfKey(h))
+	o, err := p.transactions.claim(ctx, fateKey(h))
 	if err != nil {
 		return wire.Errorf(err, "wait for another call that ends the transaction")
 	}
@@ -104,7 +104,7 @@ func (e *ending) run(ctx context.Context) error {
 			return e.judge(ctx, err)
 		case there:
 			if locked {
-				e.p.transactions.unlock(e.h.Broker, e.address, e.lock)
+				e.unlock()
 			}
 			return e.committedBefore(ctx)
 		case locked:
@@ -133,7 +133,7 @@ func (e *ending) inspect(ctx context.Context, lock bool) (there, locked bool, er
 	var both sync.WaitGroup
 	if lock {
 		both.Go(func() {
-			locked, lockErr = e.p.cluster.wire.Lock(ctx, e.address, e.p.group(), e.p.transactions.holder, e.lock)
+			locked, lockErr = e.p.cluster.wire.Lock(ctx, e.address, e.p.group(), e.p.transactions.holderFor(e.o), e.lock)
 		})
 	}
 	n, err := e.copies(ctx)
@@ -146,7 +146,7 @@ func (e *ending) inspect(ctx context.Context, lock bool) (there, locked bool, er
 	}
 	if err != nil {
 		if locked {
-			e.p.transactions.unlock(e.h.Broker, e.address, e.lock)
+			e.unlock()
 		}
 		return false, false, err
 	}
@@ -184,7 +184,7 @@ func (e *ending) decide(ctx context.Context, asked time.Time) error {
 	limit, cancel := context.WithTimeout(ctx, min(e.p.cfg.SendTimeout, endLimit))
 	defer cancel()
 	if time.Since(asked) > commitBy {
-		t.unlock(e.h.Broker, e.address, e.lock)
+		e.unlock()
 		return driver.Errorf(driver.Unavailable, "", "broker %s is too slow to end a transaction safely; try again", e.h.Broker)
 	}
 	sent := time.Now()
@@ -196,7 +196,7 @@ func (e *ending) decide(ctx context.Context, asked time.Time) error {
 		t.done(e, sent)
 		return nil
 	case e.d == driver.Rollback || surelyRefused(err):
-		t.unlock(e.h.Broker, e.address, e.lock)
+		e.unlock()
 		return e.judge(ctx, err)
 	default:
 		e.o.unclearUntil = time.Now().Add(unclearFor)

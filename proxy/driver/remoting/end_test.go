@@ -39,6 +39,9 @@ type fakeHalves struct {
 	slowIndex bool
 	end       func(key string) (*wire.Command, bool)
 	refuse    map[int]int // request code to answer code
+	// lateUnlocks has unlocks arrive right after the next lock that is asked for; late are those under way.
+	lateUnlocks bool
+	late        []func()
 }
 
 func newFakeHalves(t *testing.T, name string, f *fakeRocket) *fakeHalves {
@@ -128,14 +131,27 @@ func (h *fakeHalves) doLock(cmd *wire.Command) *wire.Command {
 	}
 	locked := []wire.Lock{}
 	for _, l := range q.Locks {
+		unlock := func() {
+			if h.locks[l.Name] == q.Holder {
+				delete(h.locks, l.Name)
+			}
+		}
 		holder, taken := h.locks[l.Name]
 		switch {
-		case cmd.Code == codeUnlock && holder == q.Holder:
-			delete(h.locks, l.Name)
-		case cmd.Code == codeLock && (!taken || holder == q.Holder):
+		case cmd.Code == codeUnlock && h.lateUnlocks:
+			h.late = append(h.late, unlock)
+		case cmd.Code == codeUnlock:
+			unlock()
+		case !taken || holder == q.Holder:
 			h.locks[l.Name] = q.Holder
 			locked = append(locked, l)
 		}
+	}
+	if cmd.Code == codeLock {
+		for _, unlock := range h.late {
+			unlock()
+		}
+		h.late = nil
 	}
 	body, err := json.Marshal(map[string]any{"lockOKMQSet": locked})
 	if err != nil {
@@ -267,12 +283,19 @@ func TestACommitOfUnknownEffectHoldsOthersBackUntilItIsKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fate, err := r.p.transactions.claim(t.Context(), halfKey(half))
+	fate, err := r.p.transactions.claim(t.Context(), fateKey(half))
 	if err != nil {
 		t.Fatal(err)
 	}
 	fate.unclearUntil = time.Now()
 	r.p.transactions.unclaim(fate)
+	state := &r.p.transactions.state
+	state.Lock()
+	for i := range state.held {
+		state.held[i].keepUntil = time.Now()
+	}
+	state.Unlock()
+	r.release()
 	if err := r.end(r.p, handle, driver.Commit, 5*time.Second); err != nil {
 		t.Errorf("a commit when that is known: %v", err)
 	}
@@ -340,7 +363,7 @@ func TestACheckRightAfterTheCommit(t *testing.T) {
 		clear(r.h.indexed)
 		clear(r.h.locks)
 	})
-	fate, err := r.p.transactions.claim(t.Context(), halfKey(half))
+	fate, err := r.p.transactions.claim(t.Context(), fateKey(half))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,6 +432,59 @@ func TestARefusedCommitCanBeRepeated(t *testing.T) {
 	wantReason(t, "commit of what the broker does not have", r.end(r.p, gone, driver.Commit, 5*time.Second), driver.TooLate)
 	lost := halfHandle(wire.Half{Topic: "t", Broker: "gone", ID: "x", Born: 1})
 	wantReason(t, "commit at a broker that is gone", r.end(r.p, lost, driver.Commit, 5*time.Second), driver.Unavailable)
+}
+
+// TestAnUnlockThatComesLateFreesNoLaterLock: another host that got the lock meanwhile would commit a second time.
+func TestAnUnlockThatComesLateFreesNoLaterLock(t *testing.T) {
+	r := newEndRig(t)
+	handle := r.begin()
+	r.h.with(func() { r.h.refuse[codeEnd], r.h.lateUnlocks = wire.CodeSystemBusy, true })
+	wantReason(t, "commit at a busy broker", r.end(r.p, handle, driver.Commit, 5*time.Second), driver.Throttled)
+	eventually(t, 5*time.Second, func() error {
+		r.h.mu.Lock()
+		defer r.h.mu.Unlock()
+		if len(r.h.late) == 0 {
+			return errors.New("the lock of the refused commit is not on its way back")
+		}
+		return nil
+	})
+	held := 0
+	r.h.with(func() {
+		clear(r.h.refuse)
+		r.h.end = func(string) (*wire.Command, bool) {
+			held = len(r.h.locks)
+			return nil, false
+		}
+	})
+	if err := r.end(r.p, handle, driver.Commit, 5*time.Second); err != nil {
+		t.Errorf("commit: %v", err)
+	}
+	r.h.with(func() {
+		if held != 1 {
+			t.Errorf("%d locks were held while the commit was written, want 1", held)
+		}
+	})
+	r.delivered(1)
+}
+
+// TestOneIDInTwoTopicsIsTwoTransactions: an application may begin both in one millisecond.
+func TestOneIDInTwoTopicsIsTwoTransactions(t *testing.T) {
+	r := newEndRig(t)
+	r.h.with(func() { r.h.slowIndex = true })
+	half, err := parseHalf(r.begin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, topic := range []string{"t", "u"} {
+		half.Topic = topic
+		r.f.everywhere(topic, 1)
+		if err := r.end(r.p, halfHandle(half), driver.Commit, 5*time.Second); err != nil {
+			t.Errorf("commit in %q: %v", topic, err)
+		}
+	}
+	if _, ends, _ := r.h.seen(); ends != 2 {
+		t.Errorf("the broker was told of %d commits, want both", ends)
+	}
 }
 
 func TestRightsForTransactionsAreProven(t *testing.T) {

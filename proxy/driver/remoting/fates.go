@@ -5,6 +5,7 @@ package remoting
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
@@ -42,6 +43,8 @@ type fate struct {
 	at       time.Time
 	// unclearUntil: a commit got no answer and may have an effect until then.
 	unclearUntil time.Time
+	// locks counts the locks of this transaction that are on their way back or held for later; see holderFor.
+	locks int
 	// busy is closed when the claim ends; nil = nobody has it. It is guarded by transactions.state.
 	busy chan struct{}
 }
@@ -50,6 +53,15 @@ func newTransactions(p *producer) *transactions {
 	t := &transactions{p: p, holder: string(p.cfg.ClientID) + "_" + uuid.NewString()[:8]}
 	t.state.fates = make(map[string]*fate)
 	return t
+}
+
+// holderFor is what the next lock for o is taken by. Each gives back what it took: a request of an earlier call that gives a lock back, and comes late, leaves
+// the later one alone.
+func (t *transactions) holderFor(o *fate) string {
+	if o.locks == 0 {
+		return t.holder
+	}
+	return t.holder + "_" + strconv.Itoa(o.locks)
 }
 
 func (o *fate) unclear(now time.Time) bool { return now.Before(o.unclearUntil) }
@@ -121,7 +133,7 @@ func (t *transactions) makeRoomLocked() {
 func (t *transactions) known(h wire.Half) driver.Decision {
 	t.state.Lock()
 	defer t.state.Unlock()
-	if o := t.state.fates[halfKey(h)]; o != nil && o.busy == nil {
+	if o := t.state.fates[fateKey(h)]; o != nil && o.busy == nil {
 		return o.decision
 	}
 	return ""

@@ -47,7 +47,10 @@ func errNoHalf() error {
 	return driver.Errorf(driver.InvalidHandle, "transaction", "not a handle of a transaction of this driver")
 }
 
-// halfKey names a transaction, whichever of its places a handle has.
+// halfKey names a transaction of a topic, whichever of its places a handle has.
 func halfKey(h wire.Half) string {
 	return strconv.FormatInt(h.Born, 36) + "_" + h.ID
 }
+
+// fateKey names it among those of all topics: an application may begin one in each under the same id, in the same millisecond.
+func fateKey(h wire.Half) string { return h.Topic + " " + halfKey(h) }

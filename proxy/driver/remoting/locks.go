@@ -24,9 +24,9 @@ const (
 
 // heldLock is a lock that goes back later: of a commit, when the index surely has its message.
 type heldLock struct {
-	lock            wire.Lock
-	broker, address string
-	half            wire.Half
+	lock                    wire.Lock
+	holder, broker, address string
+	half                    wire.Half
 	// asked is when the commit was sent, since when it was answered.
 	asked, since time.Time
 	// keepUntil is set when the commit got no answer: the lock goes back then, whatever the index has.
@@ -36,7 +36,7 @@ type heldLock struct {
 // done is told of a decision that the broker confirmed, under a lock.
 func (t *transactions) done(e *ending, asked time.Time) {
 	if e.d == driver.Rollback {
-		t.unlock(e.h.Broker, e.address, e.lock)
+		e.unlock()
 		return
 	}
 	t.hold(e, asked, time.Time{})
@@ -44,25 +44,41 @@ func (t *transactions) done(e *ending, asked time.Time) {
 
 // hold keeps the lock of a commit for now.
 func (t *transactions) hold(e *ending, asked, keepUntil time.Time) {
+	holder := t.holderFor(e.o)
+	e.o.locks++
 	t.state.Lock()
 	defer t.state.Unlock()
 	t.state.held = append(t.state.held, heldLock{
-		lock: e.lock, broker: e.h.Broker, address: e.address, half: e.h, asked: asked, since: time.Now(), keepUntil: keepUntil,
+		lock: e.lock, holder: holder, broker: e.h.Broker, address: e.address, half: e.h, asked: asked, since: time.Now(), keepUntil: keepUntil,
 	})
 }
 
-// unlock gives a lock back without waiting for the answer. If it fails the broker forgets the lock after a minute.
-func (t *transactions) unlock(broker, address string, locks ...wire.Lock) {
+// unlock gives the lock back without waiting for the answer. If it fails the broker forgets the lock after a minute.
+func (e *ending) unlock() {
+	t := e.p.transactions
+	back := heldLock{lock: e.lock, holder: t.holderFor(e.o), broker: e.h.Broker, address: e.address}
+	e.o.locks++
 	t.p.cluster.start(func() {
 		ctx, cancel := context.WithTimeout(t.p.cluster.life, unlockLimit)
 		defer cancel()
-		t.unlockNow(ctx, broker, address, locks)
+		t.giveBack(ctx, []heldLock{back})
 	})
 }
 
-func (t *transactions) unlockNow(ctx context.Context, broker, address string, locks []wire.Lock) {
+// giveBack gives locks of one broker back.
+func (t *transactions) giveBack(ctx context.Context, all []heldLock) {
+	byHolder := make(map[string][]wire.Lock) // nearly always one
+	for _, l := range all {
+		byHolder[l.holder] = append(byHolder[l.holder], l.lock)
+	}
+	for holder, locks := range byHolder {
+		t.unlockNow(ctx, all[0].broker, all[0].address, holder, locks)
+	}
+}
+
+func (t *transactions) unlockNow(ctx context.Context, broker, address, holder string, locks []wire.Lock) {
 	for some := range slices.Chunk(locks, unlockAtOnce) {
-		if err := t.p.cluster.wire.Unlock(ctx, address, t.p.group(), t.holder, some); err != nil {
+		if err := t.p.cluster.wire.Unlock(ctx, address, t.p.group(), holder, some); err != nil {
 			t.p.cluster.driver.log.V(verbose).Info("Locks of transactions were not given back; the broker forgets them after a minute",
 				"group", t.p.cfg.Group, "broker", broker, "locks", len(some), "reason", err.Error())
 			return
@@ -77,11 +93,7 @@ func (t *transactions) release(ctx context.Context, limit time.Duration) {
 	for address, held := range t.ripe(time.Now()) {
 		free, kept := t.proven(ctx, address, held)
 		t.putBack(kept)
-		locks := make([]wire.Lock, len(free))
-		for i, l := range free {
-			locks[i] = l.lock
-		}
-		t.unlockNow(ctx, held[0].broker, address, locks)
+		t.giveBack(ctx, free)
 	}
 }
 
