@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/checks"
@@ -77,6 +78,7 @@ func (s *Server) transactionChecks(ctx context.Context, c *call, stream grpc.Ser
 	defer receiver.Close()
 	cs := &checkStream{
 		s: s, c: c, stream: stream, receiver: receiver, closing: use.Closing(), ended: make(chan error, 1), done: make(chan struct{}, 1),
+		room: make(chan struct{}, 1),
 	}
 	defer cs.finish()
 	return cs.run(ctx)
@@ -91,8 +93,8 @@ type checkStream struct {
 	closing  <-chan struct{}
 	// ended gets the reader's last word: nil when the application will answer nothing more.
 	ended chan error
-	// done signals the writer that there are results.
-	done chan struct{}
+	// done signals the writer that there are results, room the reader that some were taken.
+	done, room chan struct{}
 	// stalled is set when a write took too long; the watchdog has ended the stream then.
 	stalled  atomic.Bool
 	watchdog *time.Timer
@@ -100,6 +102,7 @@ type checkStream struct {
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	results []*pb.TransactionResult
+	held    int // bytes of results
 	working sync.WaitGroup
 }
 
@@ -108,6 +111,7 @@ func (cs *checkStream) finish() {
 	cs.mu.Lock()
 	cs.closed = true
 	cs.mu.Unlock()
+	signal(cs.room)
 	cs.working.Wait()
 }
 
@@ -131,7 +135,7 @@ func (cs *checkStream) run(ctx context.Context) error {
 	return err
 }
 
-// read takes frames until the application ends its side or the stream ends. It reads the next one when the last one is done.
+// read takes frames until the application ends its side or the stream ends. It reads the next one when the last one is done, and most of its results were taken.
 func (cs *checkStream) read() error {
 	req := &pb.TransactionChecksRequest{}
 	for {
@@ -149,7 +153,7 @@ func (cs *checkStream) read() error {
 		case n > cs.s.limits.MaxTokensPerCall:
 			return invalid("resolutions", "there are %d; one frame takes at most %d (limit MaxTokensPerCall)", n, cs.s.limits.MaxTokensPerCall)
 		}
-		if !cs.resolve(req.Resolutions) {
+		if !cs.resolve(req.Resolutions) || !cs.waitForRoom() {
 			return nil
 		}
 	}
@@ -176,12 +180,32 @@ func (cs *checkStream) resolve(resolutions []*pb.TransactionResolution) bool {
 			result := cs.resolveOne(ctx, i, r)
 			cs.mu.Lock()
 			cs.results = append(cs.results, result)
+			cs.held += resultSize(result)
 			cs.mu.Unlock()
 			signal(cs.done)
 		})
 	}
 	all.Wait()
 	return true
+}
+
+// resultSize estimates what a result costs until it is taken.
+func resultSize(r *pb.TransactionResult) int {
+	const each = 128 // it, its pointers and its place in the list
+	return proto.Size(r) + each
+}
+
+// waitForRoom waits while what the application has not read of its results is above MaxPendingAckBytes; false when the stream has ended.
+func (cs *checkStream) waitForRoom() bool {
+	for {
+		cs.mu.Lock()
+		closed, full := cs.closed, cs.held > cs.s.limits.MaxPendingAckBytes
+		cs.mu.Unlock()
+		if closed || !full {
+			return !closed
+		}
+		<-cs.room
+	}
 }
 
 func (cs *checkStream) resolveOne(ctx context.Context, i int, r *pb.TransactionResolution) *pb.TransactionResult {

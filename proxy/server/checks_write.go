@@ -100,11 +100,17 @@ func (cs *checkStream) tell(notice, ask bool) error {
 func (cs *checkStream) takeResults() []*pb.TransactionResult {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	n := min(len(cs.results), frameResults)
+	n, size := 0, 0
+	for n < len(cs.results) && n < frameResults && size < frameBytes {
+		size += resultSize(cs.results[n])
+		n++
+	}
 	taken := cs.results[:n:n]
 	if cs.results = cs.results[n:]; len(cs.results) > 0 {
 		signal(cs.done)
 	}
+	cs.held -= size
+	signal(cs.room)
 	return taken
 }
 

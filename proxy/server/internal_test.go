@@ -20,12 +20,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-logr/logr"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
@@ -295,3 +297,34 @@ func (l *lineCounter) Info(int, string, ...any)       { l.n++ }
 func (l *lineCounter) Error(error, string, ...any)    { l.n++ }
 func (l *lineCounter) WithValues(...any) logr.LogSink { return l }
 func (l *lineCounter) WithName(string) logr.LogSink   { return l }
+
+// TestACheckStreamWhoseResultsNobodyReadsIsNotReadOn: each frame of resolutions makes as many results.
+func TestACheckStreamWhoseResultsNobodyReadsIsNotReadOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limits := DefaultLimits()
+		limits.MaxPendingAckBytes = 10_000
+		cs := &checkStream{s: &Server{limits: limits}, done: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+		frames := make(chan int, 1000)
+		cs.working.Go(func() {
+			bad := &pb.TransactionResolution{Transaction: strings.Repeat("x", 1000)}
+			for n := 1; cs.resolve([]*pb.TransactionResolution{bad}) && cs.waitForRoom() && n < cap(frames); n++ {
+				frames <- n
+			}
+		})
+		synctest.Wait()
+		most := len(frames)
+		if most > 10 {
+			t.Errorf("%d frames of 1000 bytes were read and no result was taken; the limit is 10,000 bytes", most)
+		}
+		for len(cs.takeResults()) > 0 {
+			synctest.Wait()
+			if len(frames) > 5*most {
+				break
+			}
+		}
+		if len(frames) <= most {
+			t.Error("no further frame was read when results were taken")
+		}
+		cs.finish()
+	})
+}

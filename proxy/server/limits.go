@@ -17,7 +17,8 @@ type Limits struct {
 	MaxMessagesPerCall int
 	// MaxTokensPerCall bounds the tokens of one Ack, Nack or ModifyAckDeadline, and the resolutions of one frame of TransactionChecks. 1000.
 	MaxTokensPerCall int
-	// MaxPendingAckBytes bounds what one stream has sent in acks and not yet read as results; the stream is not read beyond. 8 MiB.
+	// MaxPendingAckBytes bounds what one stream has sent in acks, or in resolutions of transactions, and not yet read as results; the stream is not read beyond.
+	// 8 MiB.
 	MaxPendingAckBytes int
 
 	// MaxConnections bounds open connections, per port. 4096.
