@@ -225,9 +225,16 @@ func (p *ProducerClient) Drain(ctx context.Context) registry.DrainReport {
 	return registry.DrainReport{InFlight: r.InFlight, Drained: r.Drained, LeftLeased: r.Left}
 }
 
-// Recall is the driver's.
+// Recall is the driver's. What was recalled can be sent again under its id.
 func (p *ProducerClient) Recall(ctx context.Context, handle string) (string, error) {
-	return p.producer.Recall(ctx, handle)
+	id, err := p.producer.Recall(ctx, handle)
+	if err == nil {
+		p.mu.Lock()
+		topics := p.spec.Producer.Config.Topics
+		p.mu.Unlock()
+		p.sent.Forget(topics, id, handle)
+	}
+	return id, err
 }
 
 // Close answers whoever still waits, then closes the driver's client.

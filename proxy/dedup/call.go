@@ -5,6 +5,7 @@ package dedup
 
 import (
 	"context"
+	"slices"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
@@ -26,6 +27,12 @@ type call struct {
 	// waits are the messages that another send, or this one, decides.
 	waits    []wait
 	repeated int
+	// before are entries of other calls that must be decided before messages with their sharding key are sent here, by key.
+	before map[string][]*entry
+
+	// cancel ends the send. finished: it has; left: it goes on without its caller. Those two are guarded by Memory.mu.
+	cancel         context.CancelFunc
+	finished, left bool
 }
 
 type wait struct {
@@ -55,6 +62,68 @@ func (c *call) sendHere(i int, e *entry) {
 func (c *call) waitFor(i int, e *entry) {
 	c.waits = append(c.waits, wait{i, e})
 	c.repeated++
+}
+
+// behind says that what follows with this sharding key comes after e, which is not decided. A call waits only for calls that began earlier.
+func (c *call) behind(shardingKey string, e *entry) {
+	if slices.Contains(c.entries, e) {
+		return // the driver keeps the order of one call
+	}
+	if c.before == nil {
+		c.before = make(map[string][]*entry)
+	}
+	c.before[shardingKey] = append(c.before[shardingKey], e)
+}
+
+// sendBehind sends what is c's own, after what other calls have under way of the same sharding keys. What would overtake a message that failed there is
+// answered in place of being sent.
+func (c *call) sendBehind(ctx context.Context, send SendFunc) []driver.SendResult {
+	if len(c.before) == 0 {
+		return send(ctx, c.topic, c.toSend)
+	}
+	failed := c.awaitOthers(ctx)
+	results := make([]driver.SendResult, len(c.toSend))
+	var kept []*driver.Message
+	var places []int
+	for i, m := range c.toSend {
+		if err := failed.Behind(m); err != nil {
+			results[i] = driver.SendResult{MessageID: m.ID, Queue: -1, Offset: -1, Err: err}
+			continue
+		}
+		kept, places = append(kept, m), append(places, i)
+	}
+	if len(kept) > 0 {
+		for i, r := range send(ctx, c.topic, kept) {
+			results[places[i]] = r
+		}
+	}
+	return results
+}
+
+// awaitOthers waits until what must come before is decided, and answers the sharding keys of which something failed, or is not decided by ctx's end.
+func (c *call) awaitOthers(ctx context.Context) (failed driver.FailedKeys) {
+	for _, m := range c.toSend {
+		for _, e := range c.before[m.ShardingKey] {
+			select {
+			case <-e.decided:
+				if e.result.Err != nil {
+					failed.Add(m.ShardingKey)
+				}
+			case <-ctx.Done():
+				failed.Add(m.ShardingKey)
+			}
+		}
+	}
+	return failed
+}
+
+// bytes estimates what the send takes while it is under way.
+func (c *call) bytes() int64 {
+	n := int64(callBytes)
+	for _, m := range c.toSend {
+		n += entryBytes + m.Bytes()
+	}
+	return n
 }
 
 // errTimeUp is the answer where there is none in time.

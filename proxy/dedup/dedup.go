@@ -21,6 +21,9 @@ const (
 	entryBytes = 320
 	// linger is how much longer than its caller's time a send may take.
 	linger = 10 * time.Second
+	// MaxLeftBytes bounds the sends whose callers have left; what is above ends with its caller. callBytes is what one takes beside its messages.
+	MaxLeftBytes = 32 << 20
+	callBytes    = 8 << 10
 )
 
 // Observer is told what happens, for metrics. Its methods must not block; none is called under a lock.
@@ -54,6 +57,7 @@ type lockedState struct {
 	// done are the entries with a result, the oldest first.
 	done  list.List
 	bytes int64 // of done
+	left  int64 // bytes of the sends whose callers have left
 	timer *time.Timer
 }
 
@@ -89,7 +93,19 @@ func (m *Memory) SetWindow(window time.Duration) {
 	defer m.mu.Unlock()
 	m.window = window
 	m.expireLocked()
+	m.disarmLocked()
 	m.armLocked()
+}
+
+// Forget makes the id of a message that was recalled by this handle free again; it was for one of topics.
+func (m *Memory) Forget(topics []string, id, recallHandle string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, topic := range topics {
+		if e := m.entries[key{topic, id}]; e != nil && e.place != nil && e.result.RecallHandle == recallHandle {
+			m.forgetLocked(e)
+		}
+	}
 }
 
 // Send is driver.Producer.Send for messages of which those with named[i] have an id that the caller chose. It returns by ctx's end; a message whose answer
@@ -103,15 +119,27 @@ func (m *Memory) Send(ctx context.Context, topic string, msgs []*driver.Message,
 		m.obs.Repeated(c.repeated)
 	}
 	if len(c.toSend) > 0 && c.owned == 0 {
-		c.take(m.send(ctx, topic, c.toSend)) // nobody will ask for these again
+		c.take(c.sendBehind(ctx, m.send)) // nobody will ask for these again
 	} else if len(c.toSend) > 0 {
 		select {
 		case results := <-m.start(ctx, c):
 			c.take(results)
 		case <-ctx.Done():
+			m.leave(c)
 		}
 	}
 	return c.collect(ctx)
+}
+
+// leave lets c go on without its caller, or ends it when too much does.
+func (m *Memory) leave(c *call) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c.left = !c.finished && m.left+c.bytes() <= MaxLeftBytes; c.left {
+		m.left += c.bytes()
+	} else {
+		c.cancel()
+	}
 }
 
 // begin looks every message up and makes entries of the new ids.
@@ -144,6 +172,9 @@ func (m *Memory) begin(c *call) bool {
 			failed.Add(message.ShardingKey)
 		default:
 			c.waitFor(i, e)
+			if e.place == nil && message.ShardingKey != "" {
+				c.behind(message.ShardingKey, e)
+			}
 		}
 	}
 	if c.owned > 0 {
@@ -159,11 +190,11 @@ func (m *Memory) start(ctx context.Context, c *call) <-chan []driver.SendResult 
 	if deadline, has := ctx.Deadline(); has {
 		limit += time.Until(deadline)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	ctx, c.cancel = context.WithTimeout(context.WithoutCancel(ctx), limit)
 	go func() {
 		defer m.work.Done()
-		defer cancel()
-		results := m.send(ctx, c.topic, c.toSend)
+		defer c.cancel()
+		results := c.sendBehind(ctx, m.send)
 		m.finish(c, results)
 		answer <- results
 	}()
@@ -174,6 +205,9 @@ func (m *Memory) start(ctx context.Context, c *call) <-chan []driver.SendResult 
 func (m *Memory) finish(c *call, results []driver.SendResult) {
 	forgotten := 0
 	m.mu.Lock()
+	if c.finished = true; c.left {
+		m.left -= c.bytes()
+	}
 	now := time.Now()
 	for i, e := range c.entries {
 		if e == nil {
@@ -222,16 +256,21 @@ func (m *Memory) expireLocked() {
 func (m *Memory) armLocked() {
 	first := m.done.Front()
 	if first == nil || m.closed {
-		if m.timer != nil && m.timer.Stop() {
-			m.timer = nil
-			m.work.Done()
-		}
+		m.disarmLocked()
 		return
 	}
 	if m.timer == nil {
 		m.work.Add(1)
 		// A second at least, so that at a high rate it does not fire for each id.
 		m.timer = time.AfterFunc(max(time.Until(first.Value.(*entry).at.Add(m.window)), time.Second), m.tick)
+	}
+}
+
+// disarmLocked stops the timer, unless it has rung.
+func (m *Memory) disarmLocked() {
+	if m.timer != nil && m.timer.Stop() {
+		m.timer = nil
+		m.work.Done()
 	}
 }
 

@@ -334,3 +334,100 @@ func TestCloseWaitsForSendsAndRefusesMore(t *testing.T) {
 		g.SetWindow(time.Hour)
 	})
 }
+
+func sharded(id, body, shardingKey string) *driver.Message {
+	m := msg(id, body)
+	m.ShardingKey = shardingKey
+	return m
+}
+
+// TestWhatIsSentBehindARepetitionUnderWayDoesNotOvertakeIt: the first call has the message and its caller has left; the second has it again, and one more.
+func TestWhatIsSentBehindARepetitionUnderWayDoesNotOvertakeIt(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		refuse func(string) error
+		stored []string
+		reason driver.Reason // of both messages of the second call with the key x
+	}{
+		{"it is stored", nil, []string{"other", "first", "second"}, ""},
+		{"it fails", func(body string) error {
+			if body == "first" {
+				return driver.Errorf(driver.Unavailable, "", "away")
+			}
+			return nil
+		}, []string{"other"}, driver.EarlierFailed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newRig(t, time.Minute)
+				g.refuse = c.refuse
+				go g.once(t.Context(), "t", sharded("other", "other", "y"), sharded("a", "first", "x"))
+				time.Sleep(time.Millisecond)
+				// The first one twice: it must not wait for itself.
+				rs := g.once(t.Context(), "t", sharded("a", "first", "x"), sharded("b", "second", "x"), sharded("b", "second", "x"))
+				for i, r := range rs[1:] {
+					if c.reason == "" && r.Err != nil || c.reason != "" && driver.ReasonOf(r.Err) != c.reason {
+						t.Errorf("message %d: %v, want reason %q", i+1, r.Err, c.reason)
+					}
+				}
+				if !slices.Equal(g.stored, c.stored) {
+					t.Errorf("stored %q, want %q", g.stored, c.stored)
+				}
+			})
+		})
+	}
+}
+
+func TestARecalledMessageCanBeSentAgainUnderItsID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, time.Minute)
+		handle := g.once(t.Context(), "t", msg("a", "x"))[0].RecallHandle
+		g.Forget([]string{"u", "t"}, "a", "another handle")
+		g.once(t.Context(), "t", msg("a", "x"))
+		if n := g.count(); n != 1 {
+			t.Fatalf("stored %d times after another message was recalled", n)
+		}
+		g.Forget([]string{"u", "t"}, "a", handle)
+		g.once(t.Context(), "t", msg("a", "x"))
+		if n := g.count(); n != 2 {
+			t.Errorf("stored %d times, want again after the recall", n)
+		}
+	})
+}
+
+// TestSendsWithoutACallerAreBounded: nothing else bounds them, their callers have left.
+func TestSendsWithoutACallerAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, time.Minute)
+		body := strings.Repeat("x", 1<<20)
+		for i := range 100 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			g.once(ctx, "t", msg(fmt.Sprint(i), body))
+			cancel()
+		}
+		synctest.Wait()
+		if n := g.Len(); n > MaxLeftBytes>>20 || n < MaxLeftBytes>>21 {
+			t.Errorf("%d MiB are under way without a caller, the limit is %d MiB", n, MaxLeftBytes>>20)
+		}
+		time.Sleep(2 * time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		g.once(ctx, "t", msg("later", body))
+		time.Sleep(2 * time.Second)
+		if got := g.once(t.Context(), "t", msg("later", body)); got[0].Err != nil || g.repeated != 1 {
+			t.Errorf("when they are done the next one is ended at once: %v, %d repetitions", got[0].Err, g.repeated)
+		}
+	})
+}
+
+func TestAShorterWindowEndsByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, time.Hour)
+		g.once(t.Context(), "t", msg("a", "x"))
+		g.SetWindow(time.Minute)
+		time.Sleep(2 * time.Minute)
+		if n := g.Len(); n != 0 {
+			t.Errorf("%d ids are remembered after a window that was made shorter", n)
+		}
+	})
+}

@@ -8,8 +8,11 @@
 // memory. What failed is forgotten at once, so that the next repetition is sent. The same id with other content is refused: it is a mistake that would lose
 // a message.
 //
-// A send goes on when its caller has left, for up to [linger]: a caller that lost its answer comes again with the same id, and then there is a result. So
-// sends run in goroutines of their own, which Close joins.
+// A send goes on when its caller has left, for up to [linger] and while such sends are few ([MaxLeftBytes]): a caller that lost its answer comes again with the
+// same id, and then there is a result. So sends run in goroutines of their own, which Close joins.
+//
+// Messages with a sharding key keep the order of their call also where an earlier one of them is a repetition of what is under way: those behind it are sent
+// when it is stored, and fail when it fails.
 //
 // What it does not cover: other hosts, a client that was opened anew (a restart, a changed connection, an idle time-out), entries that were forgotten
 // because there were too many, and a broker that stored a message and did not say so in time.

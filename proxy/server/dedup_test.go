@@ -74,6 +74,30 @@ func TestARepeatedIDIsAnsweredAsTheFirstAndStoredOnce(t *testing.T) {
 	}
 }
 
+// TestAMessageThatWasRecalledIsSentAgain: answered from memory it would be lost.
+func TestAMessageThatWasRecalledIsSentAgain(t *testing.T) {
+	r := proxytest.New(t, proxytest.Options{})
+	onceProducer(r, 1, time.Minute)
+	later := named("orders", "b", "x")
+	later.When = &pb.Message_Delay{Delay: durationpb.New(time.Hour)}
+	first, err := sendAll(t.Context(), r, later)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Producers().Recall(t.Context(), &pb.RecallRequest{Namespace: "shop", Producer: "orders", RecallHandle: first.GetResults()[0].GetRecallHandle()})
+	if err != nil {
+		t.Fatalf("recall: %v", err)
+	}
+	for range 2 {
+		if _, err := sendAll(t.Context(), r, later); err != nil {
+			t.Errorf("send it again: %v", err)
+		}
+	}
+	if n := r.Broker.Stats().Messages; n != 1 {
+		t.Errorf("%d messages are stored, want the one that was sent after the recall", n)
+	}
+}
+
 func TestWithoutAWindowEveryMessageIsSentAndAWindowIsSwitchedOnWhileItRuns(t *testing.T) {
 	r := proxytest.New(t, proxytest.Options{})
 	key := onceProducer(r, 1, 0)
