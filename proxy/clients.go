@@ -132,11 +132,20 @@ func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec regist
 		Observer: c.o.Metrics.Window(spec.Namespace, spec.Name), Log: log,
 	})
 	serving, drain := context.WithCancel(context.Background()) // Drain or Close ends it
-	return &ConsumerClient{
-		Window: window, consumer: consumer, spec: spec, drained: make(chan struct{}), serving: serving, drain: drain,
-		untrack:       c.o.Metrics.TrackWindow(spec.Namespace, spec.Name, window.InFlight),
+	client := &ConsumerClient{
+		Window: window, consumer: consumer, spec: spec, drained: make(chan struct{}), serving: serving, drain: drain, left: lettersLeft{life: serving},
 		countRedriven: func(n int) { c.o.Metrics.Redriven(spec.Namespace, spec.Name, n) },
-	}, nil
+	}
+	client.left.box, _ = consumer.(driver.DeadLetters)
+	ends := []func(){
+		c.o.Metrics.TrackWindow(spec.Namespace, spec.Name, window.InFlight), c.o.Metrics.TrackDeadLetters(spec.Namespace, spec.Name, client.deadLettersLeft),
+	}
+	client.untrack = func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+	return client, nil
 }
 
 // Probe proves that a Consumer's changed spec can be opened, without joining its group; see registry.Opener.
@@ -279,6 +288,7 @@ type ConsumerClient struct {
 	drain         context.CancelFunc
 	redriving     sync.Mutex // held while letters are redriven; only ever tried
 	countRedriven func(n int)
+	left          lettersLeft
 
 	mu   sync.Mutex
 	spec registry.Spec // as in ProducerClient
@@ -303,6 +313,7 @@ func (c *ConsumerClient) Close(ctx context.Context) error {
 	c.endStreams()
 	c.Window.Close()
 	c.untrack()
+	c.left.close()
 	return c.consumer.Close(ctx)
 }
 

@@ -25,7 +25,17 @@ func (c *ConsumerClient) ListDeadLetters(ctx context.Context, q deadletter.Query
 	if err != nil {
 		return deadletter.Page{}, err
 	}
-	return deadletter.List(ctx, b, q)
+	page, err := deadletter.List(ctx, b, q)
+	if err == nil {
+		c.left.learn(page.Left)
+	}
+	return page, err
+}
+
+// deadLettersLeft is for the metrics.
+func (c *ConsumerClient) deadLettersLeft() (left int64, known bool) {
+	messages, _ := c.InFlight()
+	return c.left.read(messages > 0)
 }
 
 // RedriveDeadLetters is deadletter.Redrive on this Consumer's group. One runs at a time: two at once would redrive the same letters twice. It ends early when
@@ -48,7 +58,9 @@ func (c *ConsumerClient) RedriveDeadLetters(ctx context.Context, o deadletter.Or
 	if !o.DryRun && p.Redriven > 0 {
 		c.countRedriven(p.Redriven)
 	}
-	if err != nil && c.serving.Err() != nil {
+	if err == nil {
+		c.left.learn(p.Left)
+	} else if c.serving.Err() != nil {
 		err = registry.ErrDraining
 	}
 	return p, err

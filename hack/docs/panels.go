@@ -78,6 +78,7 @@ var rows = []row{
 		{"Dead letters", "ops", "Given up, and given to their group again.", []query{
 			{"given up {{namespace}}/{{name}}", rate("rocketmq_proxy_deliveries_ended_total", objects+`, outcome="dead_lettered"`, "namespace, name")},
 			{"redriven {{namespace}}/{{name}}", rate("rocketmq_proxy_dead_letters_redriven_total", objects, "namespace, name")}}},
+		{"Dead letters that wait", "short", "As of the last minute.", one("{{namespace}}/{{name}}", "max by (namespace, name) (rocketmq_proxy_dead_letters_left{"+objects+"})")},
 		{"Failures towards the broker", "ops", "Each is repeated; nothing is lost.", []query{
 			{"fetch {{namespace}}/{{name}}", rate("rocketmq_proxy_fetch_failures_total", objects, "namespace, name")},
 			{"give back {{namespace}}/{{name}}", rate("rocketmq_proxy_give_back_failures_total", objects, "namespace, name")},

@@ -74,7 +74,7 @@ type Metrics struct {
 	ok atomic.Pointer[map[endpoint]okSeries] // see okCalls
 
 	// What is asked at each scrape.
-	clients, uses, inFlight, inFlightBytes, leftovers, goroutines, memory, build, certificateEnd *prometheus.Desc
+	clients, uses, inFlight, inFlightBytes, deadLettersLeft, leftovers, goroutines, memory, build, certificateEnd *prometheus.Desc
 
 	mu          sync.Mutex // guards what follows
 	source      Source
@@ -82,6 +82,7 @@ type Metrics struct {
 	producers   map[object]struct{}
 	consumers   map[object]struct{}
 	windows     map[*window]struct{}
+	letters     map[*letters]struct{}
 	version     Build
 }
 
@@ -93,7 +94,8 @@ var objectLabels = []string{"namespace", "name"}
 // New makes the metrics and registers them; an error says which name was taken already.
 func New(r prometheus.Registerer, b Build) (*Metrics, error) {
 	m := &Metrics{
-		producers: make(map[object]struct{}), consumers: make(map[object]struct{}), windows: make(map[*window]struct{}), version: b,
+		producers: make(map[object]struct{}), consumers: make(map[object]struct{}), windows: make(map[*window]struct{}),
+		letters: make(map[*letters]struct{}), version: b,
 	}
 	var all []prometheus.Collector
 	m.define(func(c prometheus.Collector) { all = append(all, c) })
@@ -173,6 +175,8 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 	m.uses = d.scraped("client_uses", "Calls and streams that hold clients now, by kind.", "kind")
 	m.inFlight = d.scraped("in_flight_messages", "Messages leased to a Consumer's window on this host.", objectLabels...)
 	m.inFlightBytes = d.scraped("in_flight_bytes", "Bytes of the messages in flight.", objectLabels...)
+	m.deadLettersLeft = d.scraped("dead_letters_left", "Dead letters of a Consumer's group that were not redriven, or have others before them that were not, as of the last minute. "+
+		"Every host on which the Consumer was in use tells: take the maximum.", objectLabels...)
 	m.leftovers = d.scraped("library_leftovers", "Goroutines that closed clients of the RocketMQ library left behind, by function.", "name")
 	m.goroutines = d.scraped("goroutines", "Goroutines of the process.")
 	m.memory = d.scraped("memory_bytes", "Memory of the process as Go sees it, by area: heap (live and not yet freed objects), stack, total (from the "+

@@ -119,6 +119,7 @@ func observeEverything(m *Metrics) {
 	m.Redriven("shop", "billing", 1)
 	m.SetCertificate(func() time.Time { return time.Unix(1, 0) })
 	m.TrackWindow("shop", "billing", func() (int, int64) { return 7, 700 })
+	m.TrackDeadLetters("shop", "billing", func() (int64, bool) { return 3, true })
 	m.SetSource(Source{Entries: entries("orders", "billing"), Leftovers: func() map[string]int { return map[string]int{"library.func1": 3} }})
 }
 
@@ -197,8 +198,31 @@ func TestTheSeriesOfAnObjectGoWithIt(t *testing.T) {
 		t.Errorf("the deleted producer has %d series", n)
 	}
 	// The window is still open, as while a deleted Consumer's client closes.
-	if n := seriesOf(t, r, "billing"); n != 2 {
-		t.Errorf("the deleted consumer has %d series, want those of its open window", n)
+	if n := seriesOf(t, r, "billing"); n != 3 {
+		t.Errorf("the deleted consumer has %d series, want those of its open window and its dead letters", n)
+	}
+}
+
+func TestDeadLettersAreShownOnceAndOnlyWhileTheyAreKnown(t *testing.T) {
+	m, r := made(t)
+	known := false
+	end := m.TrackDeadLetters("shop", "billing", func() (int64, bool) { return 7, known })
+	defer m.TrackDeadLetters("shop", "billing", func() (int64, bool) { return 3, known })() // the client that takes its place
+	if n := seriesOf(t, r, "billing"); n != 0 {
+		t.Errorf("%d series of what is not known", n)
+	}
+	known = true
+	for _, want := range []float64{7, 3} {
+		families, err := r.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "rocketmq_proxy_dead_letters_left" && (len(f.GetMetric()) != 1 || f.GetMetric()[0].GetGauge().GetValue() != want) {
+				t.Errorf("%v, want %v", f.GetMetric(), want)
+			}
+		}
+		end()
 	}
 }
 
@@ -229,4 +253,6 @@ func TestNilMetricsMakeNoObservers(t *testing.T) {
 		t.Error("an observer was made")
 	}
 	m.TrackWindow("a", "b", nil)()
+	m.TrackDeadLetters("a", "b", nil)()
+	m.Redriven("a", "b", 1)
 }

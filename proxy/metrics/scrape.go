@@ -4,7 +4,9 @@
 package metrics
 
 import (
+	"maps"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,6 +60,45 @@ func (m *Metrics) TrackWindow(namespace, name string, inFlight func() (messages 
 	}
 }
 
+// letters is what tells of a Consumer's dead letters.
+type letters struct {
+	of   object
+	left func() (n int64, known bool)
+}
+
+// TrackDeadLetters makes left part of each scrape until the returned function is called; it must not block, and nothing is shown while it does not know. A
+// nil *Metrics does nothing.
+func (m *Metrics) TrackDeadLetters(namespace, name string, left func() (n int64, known bool)) (end func()) {
+	if m == nil {
+		return func() {}
+	}
+	l := &letters{of: object{namespace, name}, left: left}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.letters[l] = struct{}{}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.letters, l)
+	}
+}
+
+// collectLetters shows the larger one of two clients' answers: while a client is replaced there are two, and both speak of one topic.
+func (m *Metrics) collectLetters(gauge setGauge) {
+	m.mu.Lock()
+	tracked := slices.Collect(maps.Keys(m.letters))
+	m.mu.Unlock()
+	most := make(map[object]int64)
+	for _, l := range tracked {
+		if n, known := l.left(); known {
+			most[l.of] = max(most[l.of], n)
+		}
+	}
+	for of, n := range most {
+		gauge(m.deadLettersLeft, float64(n), of.namespace, of.name)
+	}
+}
+
 func (m *Metrics) remember(objects map[object]struct{}, namespace, name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -71,7 +112,7 @@ var states = []registry.State{registry.Starting, registry.Running, registry.Idle
 
 // Describe implements prometheus.Collector.
 func (s *scraped) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{s.clients, s.uses, s.inFlight, s.inFlightBytes, s.leftovers, s.goroutines, s.memory, s.build, s.certificateEnd} {
+	for _, d := range []*prometheus.Desc{s.clients, s.uses, s.inFlight, s.inFlightBytes, s.deadLettersLeft, s.leftovers, s.goroutines, s.memory, s.build, s.certificateEnd} {
 		out <- d
 	}
 }
@@ -94,6 +135,7 @@ func (s *scraped) Collect(out chan<- prometheus.Metric) {
 		m.collectEntries(source.Entries(), gauge)
 	}
 	m.collectWindows(gauge)
+	m.collectLetters(gauge)
 	if source.Leftovers != nil {
 		for name, n := range source.Leftovers() {
 			gauge(m.leftovers, float64(n), name)

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -92,16 +91,7 @@ func (c *Client) EndTransaction(ctx context.Context, address, producerGroup stri
 // Copies counts the messages under id in topic that were born at that time (in ms; 0 = at any), by the broker's index, which is some milliseconds behind
 // what the broker stores. Where there is ACL it needs the right Get or Sub on the topic.
 func (c *Client) Copies(ctx context.Context, address, topic, id string, born int64) (int, error) {
-	answer, err := c.Invoke(ctx, address, &Command{Code: reqQueryMessage, Fields: map[string]string{
-		"topic": topic, "key": id, "maxNum": "32", "beginTimestamp": "0", "endTimestamp": strconv.FormatInt(math.MaxInt64, 10), "_UNIQUE_KEY_QUERY": "true",
-	}})
-	if code, ok := CodeOf(err); ok && code == CodeQueryNotFound {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	found, err := DecodeMessages(answer.Body)
+	found, err := c.FindByID(ctx, address, topic, id, time.UnixMilli(0), time.Time{})
 	if err != nil {
 		return 0, err
 	}
