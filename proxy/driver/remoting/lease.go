@@ -24,8 +24,8 @@ const (
 func (c *consumer) Nack(ctx context.Context, h driver.Handle, delay time.Duration) (time.Duration, error) {
 	delay = max(delay.Truncate(time.Millisecond), revive)
 	invisible := delay - revive
-	if l, ok := parseHandle(h, c.marks); ok && l.pop.Ordered() {
-		invisible = delay // these come again at once
+	if l, ok := parseHandle(h, c.marks); ok && c.sources[l.source].classic {
+		return c.resend(ctx, h, delay)
 	}
 	_, err := c.changing(ctx, h, invisible)
 	return delay, err

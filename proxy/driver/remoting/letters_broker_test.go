@@ -68,3 +68,55 @@ func TestTheRightsToReadTwoTopicsAreAllThatARedriveNeedsBeside(t *testing.T) {
 	}
 	acknowledge(t, with, came...)
 }
+
+// TestARedrivenMessageThatFailsHoldsUpNoOther: they are popped in order, and one that was nacked with a delay would otherwise stand in front of the rest.
+func TestARedrivenMessageThatFailsHoldsUpNoOther(t *testing.T) {
+	h := newHarness(t, shared.Cluster(t))
+	t.Parallel()
+	const n, delay = 40, 8 * time.Second // more than one pop brings
+	topic, group := h.NewTopic(t, 1), h.NewGroup(t)
+	p, c := h.openProducer(t, h.producerConfig(topic)), h.openConsumer(t, h.consumerConfig(group, topic))
+	sent := idsOfResults(send(t, p, topic, n))
+	for _, r := range receive(t, c, n, time.Minute) {
+		if err := c.DeadLetter(t.Context(), r, "test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for redriven := 0; redriven < n; {
+		got, err := deadletter.Redrive(t.Context(), c, deadletter.Order{Limit: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		redriven += got.Redriven
+	}
+	first := receive(t, c, 1, time.Minute)[0]
+	effective, err := c.Nack(t.Context(), first.Handle, delay)
+	if err != nil || effective != delay {
+		t.Fatalf("nack: %s, %v", effective, err)
+	}
+	began := time.Now()
+	got := map[string]int{}
+	for len(got) < n-1 {
+		r := receive(t, c, 1, time.Minute)[0]
+		if got[r.ID]++; r.ID == first.ID || r.Attempt != 1 {
+			t.Fatalf("%s came %s after the nack of %s, attempt %d", r.ID, time.Since(began), first.ID, r.Attempt)
+		}
+		acknowledge(t, c, r)
+	}
+	t.Logf("the others came within %s", time.Since(began).Round(time.Millisecond))
+	r := receive(t, c, 1, time.Minute)[0]
+	if late := time.Since(began) - delay; r.ID != first.ID || r.Attempt != 2 || r.Topic != topic || late < -time.Second || late > 5*time.Second {
+		t.Errorf("%s came as attempt %d of %q, %s late", r.ID, r.Attempt, r.Topic, late)
+	}
+	if r.Properties[driver.PropertyRedriven] == "" || string(r.Body) != string(first.Body) {
+		t.Errorf("it came as %+v, and was %+v", r.Message, first.Message)
+	}
+	acknowledge(t, c, r)
+	got[r.ID]++
+	for id, n := range got {
+		if !sent[id] || n != 1 {
+			t.Errorf("%s came %d times", id, n)
+		}
+	}
+	receiveNone(t, c, 3*time.Second, "everything is acknowledged")
+}
