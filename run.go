@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -247,11 +248,21 @@ func (h *host) buildDataPlane(uncached client.Client, observed *metrics.Metrics)
 
 // window finds the window that answers what another host asks.
 func (h *host) window(uid string) (w peers.Window, release func(), found bool) {
-	use, found := h.registry.UseOpen(registry.Key{Kind: registry.Consumer, UID: uid})
+	object, _, _ := strings.Cut(uid, "/") // behind it is the receiver of a broadcasting Consumer
+	use, found := h.registry.UseOpen(registry.Key{Kind: registry.Consumer, UID: object})
 	if !found {
 		return nil, nil, false
 	}
-	return use.Client().(*proxy.ConsumerClient), use.Release, true
+	switch client := use.Client().(type) {
+	case *proxy.ConsumerClient:
+		return client, use.Release, true
+	case *proxy.BroadcastClient:
+		if receiver, here := client.Window(uid); here {
+			return receiver, use.Release, true
+		}
+	}
+	use.Release()
+	return nil, nil, false
 }
 
 // directory is the hosts as their Leases show them.

@@ -29,8 +29,12 @@ func (consumerKind) group(o object) string { return o.(*proxyv1alpha1.Consumer).
 // fetched and its receivers cannot know where that is.
 func (consumerKind) singleHost(caps driver.Capabilities) bool { return caps.SingleHost }
 
-// refuse: a client that leaves something behind each time it stops must not be stopped for a pause.
+// refuse: a client that leaves something behind each time it stops must not be stopped for a pause, and only some drivers broadcast.
 func (consumerKind) refuse(o object, driverName string, caps driver.Capabilities) error {
+	if o.(*proxyv1alpha1.Consumer).Spec.Broadcasting() && !caps.Broadcast {
+		return fmt.Errorf("spec.model: the driver %s cannot broadcast: use the driver Remoting, which needs brokers of 5.0 or newer, or the model Clustering with a "+
+			"Consumer for each receiver", driverName)
+	}
 	if o.(*proxyv1alpha1.Consumer).Spec.IdleTimeout() == 0 || caps.IdleConsumers {
 		return nil
 	}
@@ -87,6 +91,6 @@ func (consumerKind) fill(o object, connection driver.Connection, spec *registry.
 	spec.Consumer = &registry.ConsumerSpec{
 		Config: config, AckDeadline: c.AckDeadline(), MaxInFlight: c.MaxInFlightOrDefault(), MaxInFlightBytes: c.MaxInFlightBytesOrDefault(),
 		MaxDeliveryAttempts: c.MaxDeliveryAttemptsOrDefault(), RetryBackoff: retryBackoff(c.RetryBackoff),
-		RateLimit: rateOf(c.RateLimit),
+		RateLimit: rateOf(c.RateLimit), Broadcast: c.Broadcasting(), MaxReceivers: c.MaxReceivers(), ReceiverExpiry: c.ReceiverExpiry(),
 	}
 }

@@ -32,7 +32,7 @@ func (r *reconciler) reconcileDelete(ctx context.Context, obj object) (ctrl.Resu
 	key := r.key(obj)
 	r.drivers.Forget(key)
 	again := ctrl.Result{RequeueAfter: dyingInterval}
-	done, receipt := r.clients.Release(key, "object deleted")
+	done, receipt := r.clients.Release(key, registry.ReleaseDeleted)
 	if !controllerutil.ContainsFinalizer(obj, proxyv1alpha1.Finalizer) {
 		// Nobody waits for this host any more: the finalizer was taken off by us, or by hand.
 		if done {

@@ -32,7 +32,7 @@ func (d declared) Capabilities() driver.Capabilities { return d.capabilities }
 func testSet(lines Lines) DriverSet {
 	return DriverSet{
 		ClientGo: declared{name: "ClientGo", capabilities: driver.Capabilities{SingleHost: true}},
-		Remoting: declared{name: "Remoting", capabilities: driver.Capabilities{TLS: true, IdleConsumers: true, Transactions: true}}, Lines: lines,
+		Remoting: declared{name: "Remoting", capabilities: driver.Capabilities{TLS: true, IdleConsumers: true, Transactions: true, Broadcast: true}}, Lines: lines,
 	}
 }
 
@@ -197,6 +197,18 @@ func TestAnIdleTimeOutNeedsADriverThatLeavesNothing(t *testing.T) {
 	}
 	b.set(choice.Line5, nil)
 	op.waitCondition(o, "mailer", proxyv1alpha1.ConditionReady, "True", proxyv1alpha1.ReasonIdle)
+}
+
+func TestBroadcastingNeedsADriverThatCan(t *testing.T) {
+	b := &brokers{line: choice.Line4}
+	op := startOperator(t, operatorOptions{namespace: newNamespace(t), probe: b.probe})
+	o := op.apply("Consumer", "mailer", goodConsumer+"\nmodel: Broadcasting")
+	op.waitCondition(o, "mailer", proxyv1alpha1.ConditionAccepted, "False", proxyv1alpha1.ReasonUnsupported)
+	if c := conditionOf(o, proxyv1alpha1.ConditionReady); !strings.Contains(c.Message, "spec.model") || !strings.Contains(c.Message, "ClientGo") {
+		t.Errorf("the message names neither the field nor the driver: %q", c.Message)
+	}
+	b.set(choice.Line5, nil)
+	op.waitCondition(o, "mailer", proxyv1alpha1.ConditionReady, "True", proxyv1alpha1.ReasonReady)
 }
 
 // fixedLines answer always the same and remember what was asked of them.

@@ -140,7 +140,7 @@ func (r *reconciler) letGoOfOthers(ctx context.Context, name types.NamespacedNam
 	var again time.Duration
 	for _, key := range r.names.keys(r.kind(), name, uid) {
 		r.drivers.Forget(key)
-		done, receipt := r.clients.Release(key, "object gone")
+		done, receipt := r.clients.Release(key, registry.ReleaseGone)
 		if !done {
 			again = dyingInterval
 			continue

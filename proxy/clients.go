@@ -35,6 +35,8 @@ type ClientsOptions struct {
 	// Undecided is told of checks of transactions that end without an answer, or again and again without a decision; nil = nobody is. It must not block,
 	// and is called at most once in a while for each Producer.
 	Undecided func(spec registry.Spec, note string)
+	// Broadcast is how often broadcasting Consumers look after their receivers' groups.
+	Broadcast BroadcastPeriods
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
 	Log     logr.Logger
@@ -92,8 +94,10 @@ func (c *Clients) Open(ctx context.Context, spec registry.Spec, id driver.Client
 	switch {
 	case spec.Producer != nil:
 		return c.openProducer(ctx, d, spec, id, log)
+	case spec.Consumer != nil && spec.Consumer.Broadcast:
+		return c.openBroadcast(ctx, d, spec, id, log)
 	case spec.Consumer != nil:
-		return c.openConsumer(ctx, d, spec, id, log)
+		return opened(c.openConsumer(ctx, d, spec, id, log))
 	default:
 		return nil, driver.Errorf(driver.Invalid, "", "%s %s/%s has neither a producer's nor a consumer's specification", spec.Kind, spec.Namespace, spec.Name)
 	}
@@ -118,7 +122,32 @@ func (c *Clients) openProducer(ctx context.Context, d driver.Driver, spec regist
 	return client, nil
 }
 
-func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec registry.Spec, id driver.ClientID, log logr.Logger) (registry.Client, error) {
+// opened makes no client of an error: an interface that holds a nil pointer is not nil.
+func opened(c *ConsumerClient, err error) (registry.Client, error) {
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// openBroadcast proves that receivers can be served; their own clients follow when they come.
+func (c *Clients) openBroadcast(ctx context.Context, d driver.Driver, spec registry.Spec, id driver.ClientID, log logr.Logger) (registry.Client, error) {
+	keeper, can := d.(driver.GroupKeeper)
+	if !can {
+		return nil, driver.Errorf(driver.Unsupported, "model", "the driver %s cannot broadcast", spec.Driver)
+	}
+	config := spec.Consumer.Config
+	config.ClientID = id
+	if err := d.ProbeConsumer(ctx, config); err != nil {
+		return nil, err
+	}
+	open := func(ctx context.Context, own registry.Spec) (*ConsumerClient, error) {
+		return c.openConsumer(ctx, d, own, id, log.WithValues("group", own.Group))
+	}
+	return newBroadcastClient(open, keeper, spec, c.o.Broadcast, log), nil
+}
+
+func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec registry.Spec, id driver.ClientID, log logr.Logger) (*ConsumerClient, error) {
 	config := spec.Consumer.Config
 	config.ClientID = id
 	consumer, err := d.OpenConsumer(ctx, config)

@@ -20,6 +20,11 @@ import (
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.__namespace__) || size(self.group) + size(self.connection.__namespace__) < 120",fieldPath=".group",message="group: RocketMQ takes at most 120 characters for namespace%group: shorten the group or connection.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.connection) || !has(self.connection.tls) || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".connection.tls",message="connection.tls needs driver Remoting or Auto: ClientGo cannot check certificates; remove tls or change driver"
 // +kubebuilder:validation:XValidation:rule="!has(self.idleTimeoutSeconds) || self.idleTimeoutSeconds == 0 || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".idleTimeoutSeconds",message="idleTimeoutSeconds needs driver Remoting or Auto: each stop of a ClientGo consumer leaves goroutines behind; remove idleTimeoutSeconds or change driver"
+// +kubebuilder:validation:XValidation:rule="has(self.model) == has(oldSelf.model) && (!has(self.model) || self.model == oldSelf.model)",fieldPath=".model",message="model cannot be set, changed or removed later: receivers have their positions under it; create another Consumer with a group of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.model) || self.model != 'Broadcasting' || size(self.group) + (has(self.connection) && has(self.connection.__namespace__) ? size(self.connection.__namespace__) + 1 : 0) <= 98",fieldPath=".group",message="group: with model Broadcasting at most 98 characters for namespace%group: each receiver's group has 22 more"
+// +kubebuilder:validation:XValidation:rule="!has(self.model) || self.model != 'Broadcasting' || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".model",message="model Broadcasting needs driver Remoting or Auto: ClientGo keeps no position for a receiver"
+// +kubebuilder:validation:XValidation:rule="!has(self.model) || self.model != 'Broadcasting' || !has(self.idleTimeoutSeconds) || self.idleTimeoutSeconds == 0",fieldPath=".idleTimeoutSeconds",message="idleTimeoutSeconds: with model Broadcasting each receiver's client is closed a minute after the receiver has gone; remove idleTimeoutSeconds"
+// +kubebuilder:validation:XValidation:rule="!has(self.broadcast) || has(self.model) && self.model == 'Broadcasting'",fieldPath=".broadcast",message="broadcast needs model Broadcasting; remove broadcast, or create another Consumer with that model"
 type ConsumerSpec struct {
 	CommonSpec `json:",inline"`
 
@@ -88,6 +93,18 @@ type ConsumerSpec struct {
 	// +optional
 	RetryBackoff *RetryBackoff `json:"retryBackoff,omitempty"`
 
+	// model is who gets a message: Clustering - one of the receivers, or Broadcasting - every receiver. With Broadcasting each receiver names itself by
+	// client_id, and its progress is kept under that name at the brokers, so that it goes on wherever it comes again; a new one begins by startFrom. The limits
+	// of deliveries (maxInFlight, maxInFlightBytes, rateLimit), attempts and dead letters are then each receiver's own. The driver ClientGo cannot, so it needs
+	// Remoting, or Auto with brokers of 5.0 or newer. It cannot be changed later. Absent: Clustering.
+	// +optional
+	// +default="Clustering"
+	Model Model `json:"model,omitempty"`
+
+	// broadcast bounds the receivers of model Broadcasting. It may be changed at any time. Absent: the defaults of its fields.
+	// +optional
+	Broadcast *Broadcast `json:"broadcast,omitempty"`
+
 	// rateLimit bounds what is fetched for applications, on each host. Deliveries beyond it are not refused but come later: they wait in RocketMQ, where no
 	// ack deadline runs. It may be changed at any time. Absent: no limit.
 	// +optional
@@ -149,6 +166,58 @@ type ExponentialBackoff struct {
 // MultiplierOrDefault is multiplier, or its default.
 func (e *ExponentialBackoff) MultiplierOrDefault() int {
 	return int(nonZeroOr(e.Multiplier, defaultMultiplier))
+}
+
+// Model is who of a Consumer's receivers gets a message.
+//
+// +kubebuilder:validation:Enum=Clustering;Broadcasting
+type Model string
+
+// The two values of spec.model.
+const (
+	ModelClustering   Model = "Clustering"
+	ModelBroadcasting Model = "Broadcasting"
+)
+
+// Broadcast bounds the receivers of a broadcasting Consumer. Each has a group of its own at the brokers.
+type Broadcast struct {
+	// maxReceivers is how many receivers (client ids) there may be, on all hosts, those included that have gone and not expired, 1 to 1000. One more is
+	// refused. Absent: 100.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	MaxReceivers int32 `json:"maxReceivers,omitempty"`
+
+	// receiverExpirySeconds is for how long a receiver may be away until its group and its position are deleted at the brokers, 3600 (an hour) to 31536000 (a
+	// year). One that comes later is new. Absent: 259200, 3 days, for which brokers keep messages unless they are configured otherwise.
+	// +optional
+	// +kubebuilder:validation:Minimum=3600
+	// +kubebuilder:validation:Maximum=31536000
+	ReceiverExpirySeconds int32 `json:"receiverExpirySeconds,omitempty"`
+}
+
+const (
+	defaultMaxReceivers          = 100
+	defaultReceiverExpirySeconds = 259200
+)
+
+// Broadcasting reports whether every receiver gets every message.
+func (s *ConsumerSpec) Broadcasting() bool { return s.Model == ModelBroadcasting }
+
+// MaxReceivers is broadcast.maxReceivers, or its default.
+func (s *ConsumerSpec) MaxReceivers() int {
+	if s.Broadcast == nil {
+		return defaultMaxReceivers
+	}
+	return int(nonZeroOr(s.Broadcast.MaxReceivers, defaultMaxReceivers))
+}
+
+// ReceiverExpiry is broadcast.receiverExpirySeconds, or its default.
+func (s *ConsumerSpec) ReceiverExpiry() time.Duration {
+	if s.Broadcast == nil {
+		return seconds(defaultReceiverExpirySeconds)
+	}
+	return seconds(nonZeroOr(s.Broadcast.ReceiverExpirySeconds, defaultReceiverExpirySeconds))
 }
 
 // Subscription is one topic and what of it is received.

@@ -67,6 +67,9 @@ func capabilityTable() string {
 		{"transactions (`spec.transactions` of a Producer)", func(c driver.Capabilities) string {
 			return choose(c.Transactions, "yes; an OK of EndTransaction means that the broker confirmed it", "no: refused, with ClientGo named when the object is applied, else by the condition `Accepted`")
 		}},
+		{"every receiver gets every message (`model: Broadcasting` of a Consumer)", func(c driver.Capabilities) string {
+			return choose(c.Broadcast, "yes; progress for each `client_id` at the brokers", "no: refused, with ClientGo named when the object is applied, else by the condition `Accepted`")
+		}},
 		{"several hosts", func(c driver.Capabilities) string {
 			return choose(c.SingleHost, "a Consumer runs on one host only (condition `SingleHostDriver` when there are more)", "yes")
 		}},

@@ -219,6 +219,28 @@ func (c *Cluster) connections(ctx context.Context, code int, fields map[string]s
 	return answer.ConnectionSet, nil
 }
 
+// Groups are the names of the consumer groups that begin with prefix.
+func (c *Cluster) Groups(ctx context.Context, prefix string) ([]string, error) {
+	body, err := c.askBroker(ctx, codeAllGroups, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list the groups: %w", err)
+	}
+	var all struct {
+		Table map[string]json.RawMessage `json:"subscriptionGroupTable"`
+	}
+	if err := json.Unmarshal(bareKey.ReplaceAll(body, []byte(`$1"$2":`)), &all); err != nil {
+		return nil, fmt.Errorf("read the list of groups: %w", err)
+	}
+	var names []string
+	for name := range all.Table {
+		if strings.HasPrefix(name, prefix) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
 // QueueProgress is where a group stands in one queue; offsets count messages.
 type QueueProgress struct {
 	Topic          string

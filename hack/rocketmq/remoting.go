@@ -32,6 +32,7 @@ const (
 	codeBrokerRuntimeInfo   = 28
 	codeClusterInfo         = 106
 	codeUpdateGroup         = 200
+	codeAllGroups           = 201
 	codeConsumerConnections = 203
 	codeProducerConnections = 204
 	codeDeleteGroup         = 207

@@ -71,6 +71,8 @@ type Capabilities struct {
 	SingleHost bool
 	// TLS: Connection.TLS is kept. Otherwise a connection that asks for it is refused as Unsupported, never made in plain text.
 	TLS bool
+	// Broadcast: each receiver of a Consumer can have a group of its own; the driver is a GroupKeeper.
+	Broadcast bool
 	// IdleConsumers: a Consumer may be closed and reopened by an idle time-out without leaving something behind each time.
 	IdleConsumers bool
 }

@@ -59,6 +59,8 @@ type Options struct {
 	// DrainTimeout of the host; 0 = 1 s.
 	DrainTimeout time.Duration
 	Broker       memory.Options
+	// Broadcast is how often broadcasting Consumers look after their receivers.
+	Broadcast proxy.BroadcastPeriods
 	// Drivers are there beside the memory driver.
 	Drivers []driver.Driver
 	// LeavesGoroutines: a driver's library leaves some behind, so nobody looks for them at the end.
@@ -108,7 +110,7 @@ func New(t testing.TB, o Options) *Rig {
 		t.Fatal(err)
 	}
 	clients, err := proxy.NewClients(proxy.ClientsOptions{
-		Drivers: append([]driver.Driver{memory.New(r.Broker)}, o.Drivers...), HostID: "host-a", Incarnation: "1", Metrics: r.Metrics, Log: log,
+		Drivers: append([]driver.Driver{memory.New(r.Broker)}, o.Drivers...), HostID: "host-a", Incarnation: "1", Metrics: r.Metrics, Log: log, Broadcast: o.Broadcast,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -33,6 +33,7 @@ func (t *turn) close(e *entry, l *live) {
 func (r *Registry) runClose(e *entry, l *live) {
 	pprof.Do(context.Background(), pprof.Labels(clientLabel, string(l.id)), func(context.Context) {
 		receipt := r.drainAndClose(l)
+		r.removeRemains(e, l, &receipt)
 		receipt.Key = e.key
 		r.opts.Observer.Drained(l.spec.Kind, l.spec.Driver, receipt)
 		r.turn(func(t *turn) { t.closed(e, l, receipt) })
@@ -61,6 +62,24 @@ func (r *Registry) drainAndClose(l *live) Receipt {
 	}
 	receipt.Took = time.Since(began)
 	return receipt
+}
+
+// removeRemains deletes what the client keeps at RocketMQ, when its object is no more.
+func (r *Registry) removeRemains(e *entry, l *live, receipt *Receipt) {
+	remover, keeps := l.client.(Remover)
+	r.state.mu.Lock()
+	deleted := e.releasing && (e.reason == ReleaseDeleted || e.reason == ReleaseGone)
+	r.state.mu.Unlock()
+	if !keeps || !deleted {
+		return
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(r.hardLimit, r.opts.CloseTimeout)
+	defer cancel()
+	if err := remover.Remove(ctx); err != nil {
+		*receipt = receipt.plus(Receipt{Err: err.Error()})
+	}
+	receipt.Took += time.Since(began)
 }
 
 // awaitUsers waits until nobody uses l, within the drain deadline and the grace after it.

@@ -79,6 +79,11 @@ type ConsumerSpec struct {
 	MaxInFlightBytes    int64
 	MaxDeliveryAttempts int
 	RetryBackoff        retry.Backoff
+	// Broadcast: each receiver has a group of its own, made from Config.Group, and gets every message. MaxReceivers bounds them on all hosts; the group of one
+	// that nobody saw for ReceiverExpiry is deleted.
+	Broadcast      bool
+	MaxReceivers   int
+	ReceiverExpiry time.Duration
 	// RateLimit bounds what is fetched on this host.
 	RateLimit ratelimit.Rate
 }
@@ -110,6 +115,18 @@ type Client interface {
 	// client; then nothing was taken over. It is not asked about another driver, group, RocketMQ namespace or set of name servers: those
 	// always need another client.
 	Update(spec Spec) bool
+}
+
+// Reasons of Release that say that the object is no more, so that what its client keeps outside of this process can go.
+const (
+	ReleaseDeleted = "object deleted"
+	ReleaseGone    = "object gone"
+)
+
+// Remover is what a Client implements that keeps something at RocketMQ for an object, beyond the life of a client.
+type Remover interface {
+	// Remove deletes it. It is called once, after Close, when the object is no more. It blocks for at most ctx; the error says what is left.
+	Remove(ctx context.Context) error
 }
 
 // Opener makes clients. All methods are safe for concurrent use.

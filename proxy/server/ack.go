@@ -28,7 +28,7 @@ const (
 // ack acknowledges deliveries.
 func (s *Server) ack(ctx context.Context, c *call, req *pb.AckRequest) (*pb.AckResponse, error) {
 	c.namespace, c.name = req.GetNamespace(), req.GetConsumer()
-	return s.acknowledge(ctx, c, "ack_tokens", len(req.AckTokens), func(w Acknowledger) []delivery.Result {
+	return s.acknowledge(ctx, c, req.GetClientId(), "ack_tokens", len(req.AckTokens), func(w Acknowledger) []delivery.Result {
 		return w.Ack(ctx, req.AckTokens)
 	}, func() error { return nil })
 }
@@ -37,7 +37,7 @@ func (s *Server) ack(ctx context.Context, c *call, req *pb.AckRequest) (*pb.AckR
 func (s *Server) nack(ctx context.Context, c *call, req *pb.NackRequest) (*pb.AckResponse, error) {
 	c.namespace, c.name = req.GetNamespace(), req.GetConsumer()
 	var nacks []delivery.Nack
-	return s.acknowledge(ctx, c, "nacks", len(req.Nacks), func(w Acknowledger) []delivery.Result {
+	return s.acknowledge(ctx, c, req.GetClientId(), "nacks", len(req.Nacks), func(w Acknowledger) []delivery.Result {
 		return w.Nack(ctx, nacks)
 	}, func() (err error) {
 		nacks, err = nacksOf(req.Nacks)
@@ -49,7 +49,7 @@ func (s *Server) nack(ctx context.Context, c *call, req *pb.NackRequest) (*pb.Ac
 func (s *Server) modify(ctx context.Context, c *call, req *pb.ModifyAckDeadlineRequest) (*pb.AckResponse, error) {
 	c.namespace, c.name = req.GetNamespace(), req.GetConsumer()
 	var modifications []delivery.Modify
-	return s.acknowledge(ctx, c, "modifications", len(req.Modifications), func(w Acknowledger) []delivery.Result {
+	return s.acknowledge(ctx, c, req.GetClientId(), "modifications", len(req.Modifications), func(w Acknowledger) []delivery.Result {
 		return w.Modify(ctx, modifications)
 	}, func() (err error) {
 		modifications, err = modificationsOf(req.Modifications)
@@ -58,7 +58,7 @@ func (s *Server) modify(ctx context.Context, c *call, req *pb.ModifyAckDeadlineR
 }
 
 // acknowledge is what the three have in common: right, form, window, results in order.
-func (s *Server) acknowledge(ctx context.Context, c *call, field string, n int, do func(Acknowledger) []delivery.Result, check func() error,
+func (s *Server) acknowledge(ctx context.Context, c *call, clientID, field string, n int, do func(Acknowledger) []delivery.Result, check func() error,
 ) (*pb.AckResponse, error) {
 	if err := s.allow(ctx, c, mayReceive); err != nil {
 		return nil, err
@@ -77,7 +77,12 @@ func (s *Server) acknowledge(ctx context.Context, c *call, field string, n int, 
 		return nil, err
 	}
 	defer use.Release()
-	results := do(use.Client().(Acknowledger))
+	window, done, err := windowOf(ctx, use, clientID)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	results := do(window)
 	out := make([]*pb.TokenResult, len(results))
 	for i := range results {
 		out[i] = tokenResult(&results[i])

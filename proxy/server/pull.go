@@ -17,6 +17,7 @@ import (
 // pulled is what a Pull has taken, until it is known whether the answer was written.
 type pulled struct {
 	use        Use
+	done       func() // lets the window go; nil = there is none yet
 	receiver   *delivery.Receiver
 	deliveries []delivery.Delivery
 	frame      frame
@@ -36,7 +37,17 @@ func (p *pulled) settle(written bool) {
 			p.receiver.Unwritten(p.deliveries)
 		}
 	}
-	p.receiver.Close()
+	p.end()
+}
+
+// end lets go of everything, in the order in which it depends on each other.
+func (p *pulled) end() {
+	if p.receiver != nil {
+		p.receiver.Close()
+	}
+	if p.done != nil {
+		p.done()
+	}
 	p.use.Release()
 }
 
@@ -73,10 +84,7 @@ func (s *Server) pull(ctx context.Context, c *call, req *pb.PullRequest) (*pulle
 	}
 	p := &pulled{use: use}
 	if err := s.fillPull(ctx, p, req); err != nil {
-		if p.receiver != nil {
-			p.receiver.Close()
-		}
-		use.Release()
+		p.end()
 		return nil, err
 	}
 	return p, nil
@@ -87,7 +95,12 @@ func (s *Server) fillPull(ctx context.Context, p *pulled, req *pb.PullRequest) e
 	if err != nil {
 		return err
 	}
-	if p.receiver, err = p.use.Client().(Window).Attach(options); err != nil {
+	window, done, err := windowOf(ctx, p.use, req.GetClientId())
+	if err != nil {
+		return err
+	}
+	p.done = done
+	if p.receiver, err = window.Attach(options); err != nil {
 		return err
 	}
 	timer := time.NewTimer(wait)

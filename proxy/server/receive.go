@@ -61,7 +61,11 @@ func (s *Server) receive(ctx context.Context, c *call, stream grpc.ServerStream)
 		return err
 	}
 	defer use.Release() // 3.
-	window := use.Client().(Window)
+	window, done, err := windowOf(ctx, use, first.GetClientId())
+	if err != nil {
+		return err
+	}
+	defer done()
 	r.closing, r.drained = use.Closing(), drainedOf(window)
 	r.acks = newStreamAcks(window, s.limits.MaxPendingAckBytes, func(f func()) { s.spawn(ctx, c, f) })
 	defer r.acks.close() // 2.
@@ -143,8 +147,6 @@ func receiverOptions(first *pb.ReceiveRequest) (delivery.ReceiverOptions, error)
 		return o, invalid("max_outstanding_messages", "it is %d; it must be positive, or 0 for the Consumer's maxInFlight", o.MaxMessages)
 	case o.MaxBytes < 0:
 		return o, invalid("max_outstanding_bytes", "it is %d; it must be positive, or 0 for the Consumer's maxInFlightBytes", o.MaxBytes)
-	case len(o.ClientID) > maxClientIDBytes:
-		return o, invalid("client_id", "it has %d bytes; it may have %d", len(o.ClientID), maxClientIDBytes)
 	}
 	o.AckDeadline, err = ackDeadline("ack_deadline", first.GetAckDeadline())
 	return o, err

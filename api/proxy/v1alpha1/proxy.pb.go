@@ -1468,7 +1468,8 @@ type ReceiveRequest struct {
 	MaxOutstandingBytes int64 `protobuf:"varint,4,opt,name=max_outstanding_bytes,json=maxOutstandingBytes,proto3" json:"max_outstanding_bytes,omitempty"`
 	// ack_deadline of this stream's deliveries. Default: the Consumer's ackDeadlineSeconds. 10 s up to the driver's longest lease.
 	AckDeadline *durationpb.Duration `protobuf:"bytes,5,opt,name=ack_deadline,json=ackDeadline,proto3" json:"ack_deadline,omitempty"`
-	// client_id is shown in logs; any text up to 128 characters.
+	// client_id names the receiver: any text up to 128 characters. It is shown in logs. With model Broadcasting it must be there: each client_id gets every
+	// message, and goes on where it was wherever it comes again; streams and polls with the same one share its messages.
 	ClientId      string         `protobuf:"bytes,6,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	Acks          []string       `protobuf:"bytes,10,rep,name=acks,proto3" json:"acks,omitempty"`
 	Nacks         []*NackEntry   `protobuf:"bytes,11,rep,name=nacks,proto3" json:"nacks,omitempty"`
@@ -1643,7 +1644,9 @@ type PullRequest struct {
 	// wait for the first message: 0 to 60 s, default 20 s.
 	Wait *durationpb.Duration `protobuf:"bytes,5,opt,name=wait,proto3" json:"wait,omitempty"`
 	// ack_deadline: as in ReceiveRequest.
-	AckDeadline   *durationpb.Duration `protobuf:"bytes,6,opt,name=ack_deadline,json=ackDeadline,proto3" json:"ack_deadline,omitempty"`
+	AckDeadline *durationpb.Duration `protobuf:"bytes,6,opt,name=ack_deadline,json=ackDeadline,proto3" json:"ack_deadline,omitempty"`
+	// client_id: as in ReceiveRequest.
+	ClientId      string `protobuf:"bytes,7,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1720,6 +1723,13 @@ func (x *PullRequest) GetAckDeadline() *durationpb.Duration {
 	return nil
 }
 
+func (x *PullRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
 type PullResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Deliveries    []*Delivery            `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
@@ -1769,7 +1779,9 @@ type AckRequest struct {
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Consumer  string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	// ack_tokens: 1 to 1000.
-	AckTokens     []string `protobuf:"bytes,3,rep,name=ack_tokens,json=ackTokens,proto3" json:"ack_tokens,omitempty"`
+	AckTokens []string `protobuf:"bytes,3,rep,name=ack_tokens,json=ackTokens,proto3" json:"ack_tokens,omitempty"`
+	// client_id is the receiver that has the deliveries; needed with model Broadcasting.
+	ClientId      string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1823,6 +1835,13 @@ func (x *AckRequest) GetAckTokens() []string {
 		return x.AckTokens
 	}
 	return nil
+}
+
+func (x *AckRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
 }
 
 type NackEntry struct {
@@ -1889,10 +1908,12 @@ func (x *NackEntry) GetReason() string {
 }
 
 type NackRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Consumer      string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
-	Nacks         []*NackEntry           `protobuf:"bytes,3,rep,name=nacks,proto3" json:"nacks,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Consumer  string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	Nacks     []*NackEntry           `protobuf:"bytes,3,rep,name=nacks,proto3" json:"nacks,omitempty"`
+	// client_id is the receiver that has the deliveries; needed with model Broadcasting.
+	ClientId      string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1946,6 +1967,13 @@ func (x *NackRequest) GetNacks() []*NackEntry {
 		return x.Nacks
 	}
 	return nil
+}
+
+func (x *NackRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
 }
 
 type ModifyEntry struct {
@@ -2006,6 +2034,8 @@ type ModifyAckDeadlineRequest struct {
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Consumer      string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	Modifications []*ModifyEntry         `protobuf:"bytes,3,rep,name=modifications,proto3" json:"modifications,omitempty"`
+	// client_id is the receiver that has the deliveries; needed with model Broadcasting.
+	ClientId      string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2059,6 +2089,13 @@ func (x *ModifyAckDeadlineRequest) GetModifications() []*ModifyEntry {
 		return x.Modifications
 	}
 	return nil
+}
+
+func (x *ModifyAckDeadlineRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
 }
 
 type AckResponse struct {
@@ -2838,39 +2875,43 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"deliveries\x18\x01 \x03(\v2!.rocketmq.proxy.v1alpha1.DeliveryR\n" +
 	"deliveries\x12>\n" +
 	"\aresults\x18\x02 \x03(\v2$.rocketmq.proxy.v1alpha1.TokenResultR\aresults\x12\x1a\n" +
-	"\bdraining\x18\x03 \x01(\bR\bdraining\"\xf4\x01\n" +
+	"\bdraining\x18\x03 \x01(\bR\bdraining\"\x91\x02\n" +
 	"\vPullRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12!\n" +
 	"\fmax_messages\x18\x03 \x01(\x05R\vmaxMessages\x12\x1b\n" +
 	"\tmax_bytes\x18\x04 \x01(\x03R\bmaxBytes\x12-\n" +
 	"\x04wait\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04wait\x12<\n" +
-	"\fack_deadline\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vackDeadline\"Q\n" +
+	"\fack_deadline\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vackDeadline\x12\x1b\n" +
+	"\tclient_id\x18\a \x01(\tR\bclientId\"Q\n" +
 	"\fPullResponse\x12A\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2!.rocketmq.proxy.v1alpha1.DeliveryR\n" +
-	"deliveries\"e\n" +
+	"deliveries\"\x82\x01\n" +
 	"\n" +
 	"AckRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12\x1d\n" +
 	"\n" +
-	"ack_tokens\x18\x03 \x03(\tR\tackTokens\"q\n" +
+	"ack_tokens\x18\x03 \x03(\tR\tackTokens\x12\x1b\n" +
+	"\tclient_id\x18\x04 \x01(\tR\bclientId\"q\n" +
 	"\tNackEntry\x12\x1b\n" +
 	"\tack_token\x18\x01 \x01(\tR\backToken\x12/\n" +
 	"\x05delay\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x81\x01\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x9e\x01\n" +
 	"\vNackRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x128\n" +
-	"\x05nacks\x18\x03 \x03(\v2\".rocketmq.proxy.v1alpha1.NackEntryR\x05nacks\"h\n" +
+	"\x05nacks\x18\x03 \x03(\v2\".rocketmq.proxy.v1alpha1.NackEntryR\x05nacks\x12\x1b\n" +
+	"\tclient_id\x18\x04 \x01(\tR\bclientId\"h\n" +
 	"\vModifyEntry\x12\x1b\n" +
 	"\tack_token\x18\x01 \x01(\tR\backToken\x12<\n" +
-	"\fack_deadline\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vackDeadline\"\xa0\x01\n" +
+	"\fack_deadline\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vackDeadline\"\xbd\x01\n" +
 	"\x18ModifyAckDeadlineRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12J\n" +
-	"\rmodifications\x18\x03 \x03(\v2$.rocketmq.proxy.v1alpha1.ModifyEntryR\rmodifications\"M\n" +
+	"\rmodifications\x18\x03 \x03(\v2$.rocketmq.proxy.v1alpha1.ModifyEntryR\rmodifications\x12\x1b\n" +
+	"\tclient_id\x18\x04 \x01(\tR\bclientId\"M\n" +
 	"\vAckResponse\x12>\n" +
 	"\aresults\x18\x01 \x03(\v2$.rocketmq.proxy.v1alpha1.TokenResultR\aresults\"\xfb\x02\n" +
 	"\vTokenResult\x12\x1b\n" +

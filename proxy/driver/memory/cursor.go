@@ -26,6 +26,8 @@ type group struct {
 	retry    *cursor
 	redriven map[int64]struct{}
 	marked   int64
+	// seen is when it was last marked; see driver.GroupKeeper.
+	seen time.Time
 }
 
 // never is a due time that does not come.

@@ -15,10 +15,11 @@ import (
 // Operation names the calls that a fault can hit.
 type Operation int
 
-// The operations. Open is OpenProducer and OpenConsumer.
+// The operations. Open is OpenProducer and OpenConsumer, Keep all of driver.GroupKeeper.
 const (
 	Open Operation = iota
 	Probe
+	Keep
 	Send
 	Fetch
 	Ack
@@ -46,7 +47,7 @@ type Fault struct {
 	// Hang makes the call wait until the fault is lifted, its context ends (Timeout, no effect) or its client is closed (ErrClosed, no effect). A lifted
 	// call goes on as if nothing had been.
 	Hang bool
-	// AnswerLost lets the call take effect and answers Err nevertheless. Open, Probe, Fetch, Lag and Close do not know it and fail
+	// AnswerLost lets the call take effect and answers Err nevertheless. Open, Probe, Keep, Fetch, Lag and Close do not know it and fail
 	// before they take effect.
 	AnswerLost bool
 	// Group, when set, hits only clients of that group (without namespace).
@@ -166,7 +167,7 @@ func (f *Faults) enter(ctx context.Context, op Operation, group string, done <-c
 	if err == nil {
 		err = driver.Errorf(driver.Unavailable, "", "injected fault")
 	}
-	if in.AnswerLost && op != Open && op != Probe && op != Fetch && op != Lag && op != Close {
+	if in.AnswerLost && op != Open && op != Probe && op != Keep && op != Fetch && op != Lag && op != Close {
 		return fate{after: err}
 	}
 	return fate{before: err}

@@ -24,8 +24,11 @@ const (
 	reqGetRoute             = 105
 	reqGetClusterInfo       = 106
 	reqUpdateGroup          = 200
+	reqAllGroups            = 201
 	reqConsumerConnections  = 203
+	reqDeleteGroup          = 207
 	reqConsumeStats         = 208
+	reqDeleteTopic          = 215
 	reqSendMessageV2        = 310
 	reqSendBatch            = 320
 	reqRecallMessage        = 370    // 5.x, since 5.4
