@@ -120,3 +120,48 @@ func TestARedrivenMessageThatFailsHoldsUpNoOther(t *testing.T) {
 	}
 	receiveNone(t, c, 3*time.Second, "everything is acknowledged")
 }
+
+// TestDeadLettersOfARocketMQNamespace: the names in the letters and copies have its prefix, and applications see none of it.
+func TestDeadLettersOfARocketMQNamespace(t *testing.T) {
+	h := newHarness(t, shared.Cluster(t))
+	t.Parallel()
+	const namespace = "letters"
+	full, group := h.NewTopic(t, 1), h.NewGroup(t)
+	if err := h.cluster.CreateTopic(t.Context(), namespace+"%"+full, 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	pc, cc := h.producerConfig(full), h.consumerConfig(group, full)
+	pc.Connection.Namespace, cc.Connection.Namespace = namespace, namespace
+	p := h.openProducer(t, pc)
+	for name, d := range map[string]driver.Driver{"Remoting": h.driver, "ClientGo": classicDriver(t)} {
+		c, err := d.OpenConsumer(within(t, 30*time.Second), cc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(t, p, full, 1)
+		r := receive(t, c, 1, time.Minute)[0]
+		if err := c.DeadLetter(t.Context(), r, "test"); err != nil {
+			t.Fatal(err)
+		}
+		box := c.(driver.DeadLetters)
+		var page deadletter.Page
+		eventually(t, 10*time.Second, func() error {
+			if page, err = deadletter.List(t.Context(), box, deadletter.Query{Limit: 10, MaxBytes: 1 << 20}); err == nil && len(page.Letters) != 1 {
+				err = driver.Errorf(driver.Unavailable, "", "%d letters", len(page.Letters))
+			}
+			return err
+		})
+		if l := page.Letters[0]; l.Topic != full || l.ID != r.ID || l.Problem != "" {
+			t.Errorf("%s: the letter: %+v", name, l.DeadLetter)
+		}
+		if got, err := deadletter.Redrive(t.Context(), box, deadletter.Order{Limit: 10}); err != nil || got.Redriven != 1 || got.Left != 0 {
+			t.Fatalf("%s: redrive: %+v, %v", name, got, err)
+		}
+		again := receive(t, c, 1, time.Minute)[0]
+		if again.Topic != full || again.ID != r.ID || again.Attempt != 1 {
+			t.Errorf("%s: it came as %+v", name, again)
+		}
+		acknowledge(t, c, again)
+		mustClose(t, c)
+	}
+}
