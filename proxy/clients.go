@@ -141,6 +141,11 @@ func (c *Clients) openBroadcast(ctx context.Context, d driver.Driver, spec regis
 	if err := d.ProbeConsumer(ctx, config); err != nil {
 		return nil, err
 	}
+	if _, err := keeper.ListGroups(ctx, config, driver.ReceiverGroups(config.Group)); err != nil {
+		return nil, &driver.Error{
+			Reason: driver.ReasonOf(err), Field: "model", Err: err, Message: "broadcasting lists the groups of its receivers at the brokers, and that failed: " + err.Error(),
+		}
+	}
 	open := func(ctx context.Context, own registry.Spec) (*ConsumerClient, error) {
 		return c.openConsumer(ctx, d, own, id, log.WithValues("group", own.Group))
 	}
