@@ -31,10 +31,12 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/controllers"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/choice"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/peers"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/server"
 )
 
 //go:embed docs/api/proxy.swagger.json
@@ -211,7 +213,7 @@ func (h *host) buildProxy(uncached client.Client) error {
 	h.controllers, err = controllers.Setup(h.manager, controllers.Options{
 		Host: h.identity, Registry: h.registry, Waker: waker, Drivers: drivers, DefaultNameServers: o.defaultNameServers, Addresses: policy,
 		Namespaces: o.watchNamespaces, Endpoint: o.endpoint, AuditInterval: o.auditInterval, Observer: controllerObserver{observed},
-		HostsChanged: h.peers.HostsChanged,
+		HostsChanged: h.peers.HostsChanged, Move: h.move,
 	})
 	if err != nil {
 		return err
@@ -219,12 +221,22 @@ func (h *host) buildProxy(uncached client.Client) error {
 	return h.buildDataPlane(uncached, observed)
 }
 
+// move moves a Consumer's group through its client on this host.
+func (h *host) move(ctx context.Context, namespace, name string, to driver.Target) (mark string, err error) {
+	use, err := h.registry.Use(ctx, registry.Consumer, namespace, name)
+	if err != nil {
+		return "", err
+	}
+	defer use.Release()
+	return use.Client().(server.Mover).Seek(ctx, to)
+}
+
 func (h *host) buildDataPlane(uncached client.Client, observed *metrics.Metrics) error {
 	o := h.options
 	po := proxy.Options{
 		GRPCAddress: o.grpcAddress, HTTPAddress: o.httpAddress, Registry: h.registry, InsecureSkipAuth: o.insecureSkipAuth,
 		InsecurePlaintext: o.insecurePlaintext, Limits: o.limits, DrainTimeout: o.drainTimeout, OpenAPI: openAPI, Metrics: observed,
-		Primed: h.controllers.PrimedChannel(), Peers: h.peers, Log: h.log.WithName("proxy"),
+		Primed: h.controllers.PrimedChannel(), Peers: h.peers, Seeks: h.controllers.Seeks(), Log: h.log.WithName("proxy"),
 	}
 	if o.tlsCertDir != "" {
 		po.CertFile, po.KeyFile = filepath.Join(o.tlsCertDir, "tls.crt"), filepath.Join(o.tlsCertDir, "tls.key")

@@ -90,7 +90,7 @@ func (consumerKind) fill(o object, connection driver.Connection, spec *registry.
 	spec.IdleTimeout = c.IdleTimeout()
 	spec.Consumer = &registry.ConsumerSpec{
 		Config: config, AckDeadline: c.AckDeadline(), MaxInFlight: c.MaxInFlightOrDefault(), MaxInFlightBytes: c.MaxInFlightBytesOrDefault(),
-		MaxDeliveryAttempts: c.MaxDeliveryAttemptsOrDefault(), RetryBackoff: retryBackoff(c.RetryBackoff),
+		MaxDeliveryAttempts: c.MaxDeliveryAttemptsOrDefault(), SeekMark: seekMark(o.(*proxyv1alpha1.Consumer)), RetryBackoff: retryBackoff(c.RetryBackoff),
 		RateLimit: rateOf(c.RateLimit), Broadcast: c.Broadcasting(), MaxReceivers: c.MaxReceivers(), ReceiverExpiry: c.ReceiverExpiry(),
 	}
 }

@@ -109,3 +109,12 @@ func UndecidedTransactions(recorder events.EventRecorder, log logr.Logger) func(
 		e.tell(obj, corev1.EventTypeWarning, reasonUndecided, actionCheck, note)
 	}
 }
+
+// sought and seekFailed tell the end of a seek.
+func (e *eventRecorder) sought(obj object, note string) {
+	e.tell(obj, corev1.EventTypeNormal, reasonSought, actionSeek, note)
+}
+
+func (e *eventRecorder) seekFailed(obj object, note string) {
+	e.tell(obj, corev1.EventTypeWarning, reasonSeekFailed, actionSeek, note)
+}

@@ -69,6 +69,7 @@ type reconciler struct {
 	endpoint string
 	events   *eventRecorder
 	observer Observer
+	seeks    *seeker // nil for Producers
 	now      func() time.Time
 }
 
@@ -173,7 +174,19 @@ func (r *reconciler) reconcileNormal(ctx context.Context, obj object, f *facts) 
 	if err := r.report(ctx, obj, f); err != nil {
 		return ctrl.Result{}, err
 	}
-	return ctrl.Result{RequeueAfter: r.next(obj, f)}, nil
+	again, err := r.attendSeek(ctx, obj, f)
+	return ctrl.Result{RequeueAfter: soonest(r.next(obj, f), again)}, err
+}
+
+// attendSeek sees to the seeks of a Consumer. Only a host that may run its client can move it.
+func (r *reconciler) attendSeek(ctx context.Context, obj object, f *facts) (again time.Duration, err error) {
+	c, ok := obj.(*proxyv1alpha1.Consumer)
+	if !ok || r.seeks == nil || f.leaving() || f.severalHosts && f.serving != f.host {
+		return 0, nil
+	}
+	return r.seeks.attend(ctx, c, func(host, incarnation string) bool {
+		return f.alive(proxyv1alpha1.HostStatus{Host: host, Incarnation: incarnation})
+	})
 }
 
 // suspend lets go of the client and keeps the object.

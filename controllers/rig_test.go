@@ -50,6 +50,7 @@ type operatorOptions struct {
 	hostID     string
 	incarnates *operator // take over this one's opener, as a restarted process meets the same broker
 	drivers    Drivers
+	move       Mover
 	probe      choice.Probe // with it, drivers is the real DriverSet and this is how it learns the brokers' version
 	addresses  []string
 	defaults   []string
@@ -153,7 +154,7 @@ func (op *operator) wire() {
 	})
 	op.controls, err = Setup(op.mgr, Options{
 		Host: op.host, Registry: op.registry, Waker: op.waker, Drivers: op.drivers(), DefaultNameServers: o.defaults, Addresses: addresses,
-		Namespaces: []string{o.namespace}, Endpoint: "proxy.test:8081", Observer: op.observer, AuditInterval: o.auditInterval,
+		Namespaces: []string{o.namespace}, Endpoint: "proxy.test:8081", Observer: op.observer, AuditInterval: o.auditInterval, Move: o.move,
 	})
 	must(t, err)
 }
@@ -228,7 +229,9 @@ type opener struct {
 	// beforeOpen is called after the entry was confirmed, right before the client counts as running.
 	beforeOpen func(registry.Spec)
 	probe      func(registry.Spec) error
-	health     error // of every client that runs
+	// update answers Update, under mu; nil = every change needs another client.
+	update func(registry.Spec) bool
+	health error // of every client that runs
 }
 
 func newOpener() *opener {
@@ -339,7 +342,14 @@ func (c *testClient) Err() error {
 	return c.opener.health
 }
 
-func (c *testClient) Update(registry.Spec) bool { return false }
+func (c *testClient) Update(spec registry.Spec) bool {
+	c.opener.mu.Lock()
+	defer c.opener.mu.Unlock()
+	if c.opener.update == nil {
+		return false
+	}
+	return c.opener.update(spec)
+}
 
 // testDrivers resolves everything to one driver.
 type testDrivers struct{ capabilities driver.Capabilities }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -22,6 +23,7 @@ import (
 
 	proxyv1alpha1 "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/server"
 )
 
 // Observer is told what metrics count. It must not block. nil is allowed in Options.
@@ -53,6 +55,8 @@ type Options struct {
 	Namespaces []string
 	// Endpoint is where applications reach the proxy, for status.endpoint. Absent: not shown.
 	Endpoint string
+	// Move moves the group of a Consumer from this host, for its annotation. Absent: Consumers are not moved.
+	Move Mover
 	// HostsChanged is called after the set of live hosts has changed. It must not block. Absent: nobody is told.
 	HostsChanged func()
 	// AuditInterval is the time between audits. Absent: a minute.
@@ -70,6 +74,15 @@ type Controllers struct {
 	reconcilers []*reconciler
 	primer      *primer
 	secrets     *sharedSecrets
+	seeks       *seeker
+}
+
+// Seeks moves Consumers for callers; nil without Options.Move.
+func (c *Controllers) Seeks() server.Seeker {
+	if c.seeks == nil {
+		return nil
+	}
+	return c.seeks
 }
 
 // Setup adds to the manager: the controllers of both kinds, the renewal of the host's Lease, the wait for the first passes, and the audit. All of them run without leader
@@ -90,14 +103,22 @@ func Setup(mgr ctrl.Manager, o Options) (*Controllers, error) {
 	c.secrets = newSharedSecrets(mgr.GetAPIReader())
 	connect := &connector{secrets: c.secrets, defaultNameServers: o.DefaultNameServers, policy: o.Addresses}
 	events := newEventRecorder(mgr.GetEventRecorder("rocketmq-proxy"), mgr.GetLogger().WithName("events"))
+	c.seeks = newSeeker(mgr, o, c.names, events)
 	for _, kind := range []objectKind{producerKind{}, consumerKind{}} {
 		r := newReconciler(kind, mgr, o, c.names, connect, events)
+		if kind.kind() == registry.Consumer {
+			r.seeks = c.seeks
+		}
 		if err := r.setup(mgr, o); err != nil {
 			return nil, fmt.Errorf("set up the controller of %ss: %w", kind.kind(), err)
 		}
 		c.reconcilers = append(c.reconcilers, r)
 	}
-	for _, runnable := range []onEveryHost{c.keepLease, c.primer.run(mgr), c.audit(mgr)} {
+	runnables := []onEveryHost{c.keepLease, c.primer.run(mgr), c.audit(mgr)}
+	if c.seeks != nil {
+		runnables = append(runnables, c.seeks.run)
+	}
+	for _, runnable := range runnables {
 		if err := mgr.Add(runnable); err != nil {
 			return nil, err
 		}
@@ -122,6 +143,16 @@ func (o Options) withDefaults() Options {
 		o.Observer = noObserver{}
 	}
 	return o
+}
+
+func newSeeker(mgr ctrl.Manager, o Options, names *tracker, events *eventRecorder) *seeker {
+	if o.Move == nil {
+		return nil
+	}
+	return &seeker{
+		client: mgr.GetClient(), reader: mgr.GetAPIReader(), host: o.Host, names: names, move: o.Move, events: events,
+		log: mgr.GetLogger().WithName("seek"), now: time.Now, running: map[registry.Key]string{},
+	}
 }
 
 func newReconciler(kind objectKind, mgr ctrl.Manager, o Options, names *tracker, connect *connector, events *eventRecorder) *reconciler {
@@ -156,8 +187,16 @@ func worthAPass() predicate.Predicate {
 		before, after := e.ObjectOld, e.ObjectNew
 		return before.GetUID() != after.GetUID() || before.GetGeneration() != after.GetGeneration() ||
 			before.GetDeletionTimestamp().IsZero() != after.GetDeletionTimestamp().IsZero() ||
-			!slices.Equal(before.GetFinalizers(), after.GetFinalizers())
+			!slices.Equal(before.GetFinalizers(), after.GetFinalizers()) || seekChanged(before, after)
 	}}
+}
+
+// seekChanged reports whether a Consumer's annotation or its last seek is another: what hosts fetched before it must go.
+func seekChanged(before, after client.Object) bool {
+	old, ok := before.(*proxyv1alpha1.Consumer)
+	now, both := after.(*proxyv1alpha1.Consumer)
+	return ok && both && (old.Annotations[proxyv1alpha1.SeekAnnotation] != now.Annotations[proxyv1alpha1.SeekAnnotation] ||
+		!equality.Semantic.DeepEqual(old.Status.Seek, now.Status.Seek))
 }
 
 // onEveryHost is a manager.Runnable that needs no election.

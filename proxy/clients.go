@@ -166,6 +166,7 @@ func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec regist
 		Observer: c.o.Metrics.Window(spec.Namespace, spec.Name), Log: log,
 	})
 	serving, drain := context.WithCancel(context.Background()) // Drain or Close ends it
+	consumer.SetMark(spec.Consumer.SeekMark)
 	client := &ConsumerClient{
 		Window: window, consumer: consumer, spec: spec, drained: make(chan struct{}), serving: serving, drain: drain, left: lettersLeft{life: serving},
 		countRedriven: func(n int) { c.o.Metrics.Redriven(spec.Namespace, spec.Name, n) },
@@ -366,9 +367,28 @@ func (c *ConsumerClient) Update(spec registry.Spec) bool {
 	if spec.Consumer == nil || spec.Driver != c.spec.Driver || !sameConsumer(c.spec.Consumer.Config, spec.Consumer.Config) {
 		return false
 	}
+	moved := spec.Consumer.SeekMark != c.spec.Consumer.SeekMark
 	c.spec = spec
 	c.SetSettings(windowSettings(spec))
+	if moved {
+		c.moved(spec.Consumer.SeekMark)
+	}
 	return true
+}
+
+// moved lets go of what was fetched before a seek, and of what the window has of it.
+func (c *ConsumerClient) moved(mark string) {
+	c.consumer.SetMark(mark)
+	c.Supersede(c.consumer.Superseded)
+}
+
+// Seek moves the Consumer's group; see driver.Consumer.Seek. Other hosts learn of it by the mark, as SeekMark of their specs.
+func (c *ConsumerClient) Seek(ctx context.Context, to driver.Target) (mark string, err error) {
+	mark, err = c.consumer.Seek(ctx, to)
+	if err == nil {
+		c.moved(mark)
+	}
+	return mark, err
 }
 
 // lagTimeout bounds one question to the broker for the metrics.

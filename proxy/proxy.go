@@ -52,6 +52,8 @@ type Options struct {
 	Primed <-chan struct{}
 	// Peers answers what other hosts ask; nil = nobody asks.
 	Peers server.PeerAnswerer
+	// Seeks moves Consumers on all hosts; nil = each host for itself.
+	Seeks server.Seeker
 	// OpenAPI is served as /openapi.json; empty = not served.
 	OpenAPI []byte
 	// Metrics may be nil.
@@ -82,7 +84,7 @@ func New(o Options) (*Proxy, error) {
 		return nil, err
 	}
 	so := server.Options{
-		Registry: uses{o.Registry}, Authorizer: o.Authorizer, TLS: config, Limits: o.Limits, Peers: o.Peers, OpenAPI: o.OpenAPI, Log: o.Log,
+		Registry: uses{o.Registry}, Authorizer: o.Authorizer, TLS: config, Limits: o.Limits, Peers: o.Peers, Seeks: o.Seeks, OpenAPI: o.OpenAPI, Log: o.Log,
 	}
 	if o.InsecureSkipAuth {
 		so.Authorizer = nil

@@ -310,7 +310,7 @@ type Consumer struct {
 	// status is what the hosts report.
 	// +optional
 	// +kubebuilder:default={"observedGeneration":-1}
-	Status ClientStatus `json:"status,omitempty"`
+	Status ConsumerStatus `json:"status,omitempty"`
 }
 
 // ConsumerList is a list of Consumers.

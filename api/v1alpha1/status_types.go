@@ -148,4 +148,4 @@ func (p *Producer) Reported() *ClientStatus { return &p.Status }
 func (c *Consumer) Common() *CommonSpec { return &c.Spec.CommonSpec }
 
 // Reported gives the status, to be read or changed in place.
-func (c *Consumer) Reported() *ClientStatus { return &c.Status }
+func (c *Consumer) Reported() *ClientStatus { return &c.Status.ClientStatus }

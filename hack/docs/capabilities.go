@@ -70,6 +70,9 @@ func capabilityTable() string {
 		{"every receiver gets every message (`model: Broadcasting` of a Consumer)", func(c driver.Capabilities) string {
 			return choose(c.Broadcast, "yes; progress for each `client_id` at the brokers", "no: refused, with ClientGo named when the object is applied, else by the condition `Accepted`")
 		}},
+		{"moving a Consumer (`Seek`, annotation `proxy.rocketmq.io/seek-to`)", func(c driver.Capabilities) string {
+			return choose(c.Seek, "exact on every queue; brokers 5.1 or newer where they are RocketMQ's", "no: FAILED_PRECONDITION, and `status.seek` Failed: the library writes its own positions back")
+		}},
 		{"several hosts", func(c driver.Capabilities) string {
 			return choose(c.SingleHost, "a Consumer runs on one host only (condition `SingleHostDriver` when there are more)", "yes")
 		}},

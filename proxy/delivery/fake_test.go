@@ -17,6 +17,7 @@ import (
 // fakeBroker is a small working consumer: messages, leases that end by time, attempts, delays, a dead-letter list. It can fail or hang each
 // call, and keeps the ledger that the tests compare with.
 type fakeBroker struct {
+	unmoved
 	mu      sync.Mutex
 	ready   []*stored
 	delayed []*stored

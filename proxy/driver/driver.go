@@ -67,6 +67,8 @@ type Capabilities struct {
 	Recall bool
 	// Transactions: Producers whose configuration asks for them implement Transactional. Otherwise OpenProducer refuses such a configuration as Unsupported.
 	Transactions bool
+	// Seek: a group can be moved while its clients run.
+	Seek bool
 	// SingleHost: a Consumer of this driver must run on one host only.
 	SingleHost bool
 	// TLS: Connection.TLS is kept. Otherwise a connection that asks for it is refused as Unsupported, never made in plain text.
@@ -255,6 +257,21 @@ type Consumer interface {
 	// DeadLetter writes m to the group's dead-letter topic with the reason in its properties and acknowledges the original after the
 	// write has been confirmed. On an error the original keeps its lease and comes again: nothing is lost, it may be there twice.
 	DeadLetter(ctx context.Context, m *Received, reason string) error
+
+	// Seek moves the group in every queue of every subscription. What it brings from then on is what the queues hold from there on, and retries of that;
+	// retries that wait or that were put off before do not come any more. What was handed out stays leased, and its acknowledgement is answered as ever; not
+	// acknowledged it does not come again from its old place. Errors: Unsupported (Capabilities.Seek), Invalid, or a retryable one after which some queues
+	// may have moved; a repeated call moves all.
+	//
+	// mark is what other members of the group must be told (SetMark) so that they let go of what they fetched before.
+	Seek(ctx context.Context, to Target) (mark string, err error)
+
+	// SetMark tells of a Seek by its mark, which may be another member's. It does not block, and an older mark, an empty one, or one that it did not make
+	// changes nothing. What was fetched before and is given back then is dropped instead.
+	SetMark(mark string)
+
+	// Superseded reports whether h's message was fetched before the last Seek that this member knows of. It does not block.
+	Superseded(h Handle) bool
 
 	// Lag reports per topic what waits in the broker. It asks the broker.
 	Lag(ctx context.Context) ([]Lag, error)

@@ -86,6 +86,8 @@ type ConsumerSpec struct {
 	ReceiverExpiry time.Duration
 	// RateLimit bounds what is fetched on this host.
 	RateLimit ratelimit.Rate
+	// SeekMark is of the group's last Seek, whichever host did it; see driver.Consumer.SetMark.
+	SeekMark string
 }
 
 // Connection is where the client connects to.

@@ -103,6 +103,7 @@ var (
 			unary("Ack", (*Server).ack),
 			unary("Nack", (*Server).nack),
 			unary("ModifyAckDeadline", (*Server).modify),
+			unary("Seek", (*Server).seek),
 		},
 		Metadata: pb.ConsumerService_ServiceDesc.Metadata,
 	}

@@ -233,6 +233,10 @@ type (
 	}
 )
 
+func (h *httpConsumer) Seek(ctx context.Context, req *pb.SeekRequest) (*pb.SeekResponse, error) {
+	return httpCall(ctx, h.s, "Seek", req, (*Server).seek)
+}
+
 func (h *httpDeadLetters) ListDeadLetters(ctx context.Context, req *pb.ListDeadLettersRequest) (*pb.ListDeadLettersResponse, error) {
 	return httpCall(ctx, h.s, "ListDeadLetters", req, (*Server).listDeadLetters)
 }

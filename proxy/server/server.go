@@ -98,6 +98,8 @@ type Options struct {
 	TLS *tls.Config
 	// Limits; zero fields are defaults.
 	Limits Limits
+	// Seeks moves Consumers for callers of Seek, and records it; nil = the client alone does, and nobody is told.
+	Seeks Seeker
 	// Peers answers what other hosts of the operator ask; nil = there are none, and the service is not offered.
 	Peers PeerAnswerer
 	// OpenAPI is served as /openapi.json; empty = not served.
@@ -113,6 +115,7 @@ type Server struct {
 	auth     Authorizer
 	limits   Limits
 	peers    PeerAnswerer
+	seeks    Seeker
 	openAPI  []byte
 	observer Observer
 	log      logr.Logger
@@ -140,7 +143,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		registry: o.Registry, auth: o.Authorizer, limits: limits, peers: o.Peers, openAPI: o.OpenAPI, observer: o.Observer, log: o.Log,
+		registry: o.Registry, auth: o.Authorizer, limits: limits, peers: o.Peers, seeks: o.Seeks, openAPI: o.OpenAPI, observer: o.Observer, log: o.Log,
 		failures: newFailureLog(o.Log), ids: newIDMaker(time.Now),
 	}
 	if s.observer == nil {

@@ -98,6 +98,55 @@ func (Decision) EnumDescriptor() ([]byte, []int) {
 	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{0}
 }
 
+type SeekRequest_End int32
+
+const (
+	SeekRequest_END_UNSPECIFIED SeekRequest_End = 0
+	SeekRequest_EARLIEST        SeekRequest_End = 1
+	SeekRequest_LATEST          SeekRequest_End = 2
+)
+
+// Enum value maps for SeekRequest_End.
+var (
+	SeekRequest_End_name = map[int32]string{
+		0: "END_UNSPECIFIED",
+		1: "EARLIEST",
+		2: "LATEST",
+	}
+	SeekRequest_End_value = map[string]int32{
+		"END_UNSPECIFIED": 0,
+		"EARLIEST":        1,
+		"LATEST":          2,
+	}
+)
+
+func (x SeekRequest_End) Enum() *SeekRequest_End {
+	p := new(SeekRequest_End)
+	*p = x
+	return p
+}
+
+func (x SeekRequest_End) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SeekRequest_End) Descriptor() protoreflect.EnumDescriptor {
+	return file_proxy_v1alpha1_proxy_proto_enumTypes[1].Descriptor()
+}
+
+func (SeekRequest_End) Type() protoreflect.EnumType {
+	return &file_proxy_v1alpha1_proxy_proto_enumTypes[1]
+}
+
+func (x SeekRequest_End) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SeekRequest_End.Descriptor instead.
+func (SeekRequest_End) EnumDescriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{27, 0}
+}
+
 type TokenResult_Outcome int32
 
 const (
@@ -141,11 +190,11 @@ func (x TokenResult_Outcome) String() string {
 }
 
 func (TokenResult_Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_proxy_v1alpha1_proxy_proto_enumTypes[1].Descriptor()
+	return file_proxy_v1alpha1_proxy_proto_enumTypes[2].Descriptor()
 }
 
 func (TokenResult_Outcome) Type() protoreflect.EnumType {
-	return &file_proxy_v1alpha1_proxy_proto_enumTypes[1]
+	return &file_proxy_v1alpha1_proxy_proto_enumTypes[2]
 }
 
 func (x TokenResult_Outcome) Number() protoreflect.EnumNumber {
@@ -154,7 +203,7 @@ func (x TokenResult_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TokenResult_Outcome.Descriptor instead.
 func (TokenResult_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{28, 0}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{30, 0}
 }
 
 // Message is what an application writes. At most one of body, text and json.
@@ -2098,6 +2147,153 @@ func (x *ModifyAckDeadlineRequest) GetClientId() string {
 	return ""
 }
 
+type SeekRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Consumer  string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// Where to; exactly one.
+	//
+	// Types that are valid to be assigned to To:
+	//
+	//	*SeekRequest_Time
+	//	*SeekRequest_End_
+	To            isSeekRequest_To `protobuf_oneof:"to"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeekRequest) Reset() {
+	*x = SeekRequest{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeekRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeekRequest) ProtoMessage() {}
+
+func (x *SeekRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeekRequest.ProtoReflect.Descriptor instead.
+func (*SeekRequest) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SeekRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *SeekRequest) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
+}
+
+func (x *SeekRequest) GetTo() isSeekRequest_To {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+func (x *SeekRequest) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.To.(*SeekRequest_Time); ok {
+			return x.Time
+		}
+	}
+	return nil
+}
+
+func (x *SeekRequest) GetEnd() SeekRequest_End {
+	if x != nil {
+		if x, ok := x.To.(*SeekRequest_End_); ok {
+			return x.End
+		}
+	}
+	return SeekRequest_END_UNSPECIFIED
+}
+
+type isSeekRequest_To interface {
+	isSeekRequest_To()
+}
+
+type SeekRequest_Time struct {
+	// time: to the first message of each queue that RocketMQ stored at this time or later, by the broker's clock, to the millisecond.
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3,oneof"`
+}
+
+type SeekRequest_End_ struct {
+	// end: to the oldest message of each queue, or behind its newest.
+	End SeekRequest_End `protobuf:"varint,4,opt,name=end,proto3,enum=rocketmq.proxy.v1alpha1.SeekRequest_End,oneof"`
+}
+
+func (*SeekRequest_Time) isSeekRequest_To() {}
+
+func (*SeekRequest_End_) isSeekRequest_To() {}
+
+type SeekResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// sought_at is when the positions had moved.
+	SoughtAt      *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=sought_at,json=soughtAt,proto3" json:"sought_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeekResponse) Reset() {
+	*x = SeekResponse{}
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeekResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeekResponse) ProtoMessage() {}
+
+func (x *SeekResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeekResponse.ProtoReflect.Descriptor instead.
+func (*SeekResponse) Descriptor() ([]byte, []int) {
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SeekResponse) GetSoughtAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SoughtAt
+	}
+	return nil
+}
+
 type AckResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// results: one per token, in order.
@@ -2108,7 +2304,7 @@ type AckResponse struct {
 
 func (x *AckResponse) Reset() {
 	*x = AckResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[27]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2316,7 @@ func (x *AckResponse) String() string {
 func (*AckResponse) ProtoMessage() {}
 
 func (x *AckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[27]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2329,7 @@ func (x *AckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResponse.ProtoReflect.Descriptor instead.
 func (*AckResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{27}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AckResponse) GetResults() []*TokenResult {
@@ -2162,7 +2358,7 @@ type TokenResult struct {
 
 func (x *TokenResult) Reset() {
 	*x = TokenResult{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[28]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2370,7 @@ func (x *TokenResult) String() string {
 func (*TokenResult) ProtoMessage() {}
 
 func (x *TokenResult) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[28]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2383,7 @@ func (x *TokenResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenResult.ProtoReflect.Descriptor instead.
 func (*TokenResult) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{28}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TokenResult) GetAckToken() string {
@@ -2248,7 +2444,7 @@ type DeadLetterSelection struct {
 
 func (x *DeadLetterSelection) Reset() {
 	*x = DeadLetterSelection{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[29]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2456,7 @@ func (x *DeadLetterSelection) String() string {
 func (*DeadLetterSelection) ProtoMessage() {}
 
 func (x *DeadLetterSelection) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[29]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2469,7 @@ func (x *DeadLetterSelection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterSelection.ProtoReflect.Descriptor instead.
 func (*DeadLetterSelection) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{29}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeadLetterSelection) GetMessageIds() []string {
@@ -2319,7 +2515,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[30]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2527,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[30]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2540,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{30}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListDeadLettersRequest) GetNamespace() string {
@@ -2395,7 +2591,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[31]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2603,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[31]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2616,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{31}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListDeadLettersResponse) GetLetters() []*DeadLetter {
@@ -2467,7 +2663,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[32]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2675,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[32]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2688,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{32}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeadLetter) GetMessage() *ReceivedMessage {
@@ -2572,7 +2768,7 @@ type RedriveDeadLettersRequest struct {
 
 func (x *RedriveDeadLettersRequest) Reset() {
 	*x = RedriveDeadLettersRequest{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[33]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2780,7 @@ func (x *RedriveDeadLettersRequest) String() string {
 func (*RedriveDeadLettersRequest) ProtoMessage() {}
 
 func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[33]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2793,7 @@ func (x *RedriveDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{33}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RedriveDeadLettersRequest) GetNamespace() string {
@@ -2676,7 +2872,7 @@ type RedriveDeadLettersResponse struct {
 
 func (x *RedriveDeadLettersResponse) Reset() {
 	*x = RedriveDeadLettersResponse{}
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[34]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +2884,7 @@ func (x *RedriveDeadLettersResponse) String() string {
 func (*RedriveDeadLettersResponse) ProtoMessage() {}
 
 func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[34]
+	mi := &file_proxy_v1alpha1_proxy_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2897,7 @@ func (x *RedriveDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*RedriveDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{34}
+	return file_proxy_v1alpha1_proxy_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RedriveDeadLettersResponse) GetRedriven() int32 {
@@ -2911,7 +3107,20 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
 	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x12J\n" +
 	"\rmodifications\x18\x03 \x03(\v2$.rocketmq.proxy.v1alpha1.ModifyEntryR\rmodifications\x12\x1b\n" +
-	"\tclient_id\x18\x04 \x01(\tR\bclientId\"M\n" +
+	"\tclient_id\x18\x04 \x01(\tR\bclientId\"\xf3\x01\n" +
+	"\vSeekRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1a\n" +
+	"\bconsumer\x18\x02 \x01(\tR\bconsumer\x120\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x04time\x12<\n" +
+	"\x03end\x18\x04 \x01(\x0e2(.rocketmq.proxy.v1alpha1.SeekRequest.EndH\x00R\x03end\"4\n" +
+	"\x03End\x12\x13\n" +
+	"\x0fEND_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bEARLIEST\x10\x01\x12\n" +
+	"\n" +
+	"\x06LATEST\x10\x02B\x04\n" +
+	"\x02to\"G\n" +
+	"\fSeekResponse\x127\n" +
+	"\tsought_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bsoughtAt\"M\n" +
 	"\vAckResponse\x12>\n" +
 	"\aresults\x18\x01 \x03(\v2$.rocketmq.proxy.v1alpha1.TokenResultR\aresults\"\xfb\x02\n" +
 	"\vTokenResult\x12\x1b\n" +
@@ -2991,12 +3200,13 @@ const file_proxy_v1alpha1_proxy_proto_rawDesc = "" +
 	"\x06Recall\x12&.rocketmq.proxy.v1alpha1.RecallRequest\x1a'.rocketmq.proxy.v1alpha1.RecallResponse\"G\x82\xd3\xe4\x93\x02A:\x01*\"</v1alpha1/namespaces/{namespace}/producers/{producer}:recall\x12\xca\x01\n" +
 	"\x10BeginTransaction\x120.rocketmq.proxy.v1alpha1.BeginTransactionRequest\x1a1.rocketmq.proxy.v1alpha1.BeginTransactionResponse\"Q\x82\xd3\xe4\x93\x02K:\x01*\"F/v1alpha1/namespaces/{namespace}/producers/{producer}:beginTransaction\x12\xc2\x01\n" +
 	"\x0eEndTransaction\x12..rocketmq.proxy.v1alpha1.EndTransactionRequest\x1a/.rocketmq.proxy.v1alpha1.EndTransactionResponse\"O\x82\xd3\xe4\x93\x02I:\x01*\"D/v1alpha1/namespaces/{namespace}/producers/{producer}:endTransaction\x12~\n" +
-	"\x11TransactionChecks\x121.rocketmq.proxy.v1alpha1.TransactionChecksRequest\x1a2.rocketmq.proxy.v1alpha1.TransactionChecksResponse(\x010\x012\x88\x06\n" +
+	"\x11TransactionChecks\x121.rocketmq.proxy.v1alpha1.TransactionChecksRequest\x1a2.rocketmq.proxy.v1alpha1.TransactionChecksResponse(\x010\x012\xa5\a\n" +
 	"\x0fConsumerService\x12`\n" +
 	"\aReceive\x12'.rocketmq.proxy.v1alpha1.ReceiveRequest\x1a(.rocketmq.proxy.v1alpha1.ReceiveResponse(\x010\x01\x12\x9a\x01\n" +
 	"\x04Pull\x12$.rocketmq.proxy.v1alpha1.PullRequest\x1a%.rocketmq.proxy.v1alpha1.PullResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:pull\x12\x96\x01\n" +
 	"\x03Ack\x12#.rocketmq.proxy.v1alpha1.AckRequest\x1a$.rocketmq.proxy.v1alpha1.AckResponse\"D\x82\xd3\xe4\x93\x02>:\x01*\"9/v1alpha1/namespaces/{namespace}/consumers/{consumer}:ack\x12\x99\x01\n" +
-	"\x04Nack\x12$.rocketmq.proxy.v1alpha1.NackRequest\x1a$.rocketmq.proxy.v1alpha1.AckResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:nack\x12\xc0\x01\n" +
+	"\x04Nack\x12$.rocketmq.proxy.v1alpha1.NackRequest\x1a$.rocketmq.proxy.v1alpha1.AckResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:nack\x12\x9a\x01\n" +
+	"\x04Seek\x12$.rocketmq.proxy.v1alpha1.SeekRequest\x1a%.rocketmq.proxy.v1alpha1.SeekResponse\"E\x82\xd3\xe4\x93\x02?:\x01*\":/v1alpha1/namespaces/{namespace}/consumers/{consumer}:seek\x12\xc0\x01\n" +
 	"\x11ModifyAckDeadline\x121.rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest\x1a$.rocketmq.proxy.v1alpha1.AckResponse\"R\x82\xd3\xe4\x93\x02L:\x01*\"G/v1alpha1/namespaces/{namespace}/consumers/{consumer}:modifyAckDeadline2\xfa\x04\n" +
 	"\x11DeadLetterService\x12\xc6\x01\n" +
 	"\x0fListDeadLetters\x12/.rocketmq.proxy.v1alpha1.ListDeadLettersRequest\x1a0.rocketmq.proxy.v1alpha1.ListDeadLettersResponse\"P\x82\xd3\xe4\x93\x02J:\x01*\"E/v1alpha1/namespaces/{namespace}/consumers/{consumer}:listDeadLetters\x12\xc6\x01\n" +
@@ -3015,129 +3225,137 @@ func file_proxy_v1alpha1_proxy_proto_rawDescGZIP() []byte {
 	return file_proxy_v1alpha1_proxy_proto_rawDescData
 }
 
-var file_proxy_v1alpha1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_proxy_v1alpha1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_proxy_v1alpha1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_proxy_v1alpha1_proxy_proto_goTypes = []any{
 	(Decision)(0),                      // 0: rocketmq.proxy.v1alpha1.Decision
-	(TokenResult_Outcome)(0),           // 1: rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	(*Message)(nil),                    // 2: rocketmq.proxy.v1alpha1.Message
-	(*SendRequest)(nil),                // 3: rocketmq.proxy.v1alpha1.SendRequest
-	(*SendResponse)(nil),               // 4: rocketmq.proxy.v1alpha1.SendResponse
-	(*SendResult)(nil),                 // 5: rocketmq.proxy.v1alpha1.SendResult
-	(*RecallRequest)(nil),              // 6: rocketmq.proxy.v1alpha1.RecallRequest
-	(*RecallResponse)(nil),             // 7: rocketmq.proxy.v1alpha1.RecallResponse
-	(*BeginTransactionRequest)(nil),    // 8: rocketmq.proxy.v1alpha1.BeginTransactionRequest
-	(*BeginTransactionResponse)(nil),   // 9: rocketmq.proxy.v1alpha1.BeginTransactionResponse
-	(*EndTransactionRequest)(nil),      // 10: rocketmq.proxy.v1alpha1.EndTransactionRequest
-	(*EndTransactionResponse)(nil),     // 11: rocketmq.proxy.v1alpha1.EndTransactionResponse
-	(*TransactionChecksRequest)(nil),   // 12: rocketmq.proxy.v1alpha1.TransactionChecksRequest
-	(*TransactionResolution)(nil),      // 13: rocketmq.proxy.v1alpha1.TransactionResolution
-	(*TransactionChecksResponse)(nil),  // 14: rocketmq.proxy.v1alpha1.TransactionChecksResponse
-	(*TransactionCheck)(nil),           // 15: rocketmq.proxy.v1alpha1.TransactionCheck
-	(*TransactionResult)(nil),          // 16: rocketmq.proxy.v1alpha1.TransactionResult
-	(*SendError)(nil),                  // 17: rocketmq.proxy.v1alpha1.SendError
-	(*Delivery)(nil),                   // 18: rocketmq.proxy.v1alpha1.Delivery
-	(*ReceivedMessage)(nil),            // 19: rocketmq.proxy.v1alpha1.ReceivedMessage
-	(*ReceiveRequest)(nil),             // 20: rocketmq.proxy.v1alpha1.ReceiveRequest
-	(*ReceiveResponse)(nil),            // 21: rocketmq.proxy.v1alpha1.ReceiveResponse
-	(*PullRequest)(nil),                // 22: rocketmq.proxy.v1alpha1.PullRequest
-	(*PullResponse)(nil),               // 23: rocketmq.proxy.v1alpha1.PullResponse
-	(*AckRequest)(nil),                 // 24: rocketmq.proxy.v1alpha1.AckRequest
-	(*NackEntry)(nil),                  // 25: rocketmq.proxy.v1alpha1.NackEntry
-	(*NackRequest)(nil),                // 26: rocketmq.proxy.v1alpha1.NackRequest
-	(*ModifyEntry)(nil),                // 27: rocketmq.proxy.v1alpha1.ModifyEntry
-	(*ModifyAckDeadlineRequest)(nil),   // 28: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	(*AckResponse)(nil),                // 29: rocketmq.proxy.v1alpha1.AckResponse
-	(*TokenResult)(nil),                // 30: rocketmq.proxy.v1alpha1.TokenResult
-	(*DeadLetterSelection)(nil),        // 31: rocketmq.proxy.v1alpha1.DeadLetterSelection
-	(*ListDeadLettersRequest)(nil),     // 32: rocketmq.proxy.v1alpha1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),    // 33: rocketmq.proxy.v1alpha1.ListDeadLettersResponse
-	(*DeadLetter)(nil),                 // 34: rocketmq.proxy.v1alpha1.DeadLetter
-	(*RedriveDeadLettersRequest)(nil),  // 35: rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest
-	(*RedriveDeadLettersResponse)(nil), // 36: rocketmq.proxy.v1alpha1.RedriveDeadLettersResponse
-	nil,                                // 37: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	nil,                                // 38: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	(*structpb.Value)(nil),             // 39: google.protobuf.Value
-	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 41: google.protobuf.Duration
+	(SeekRequest_End)(0),               // 1: rocketmq.proxy.v1alpha1.SeekRequest.End
+	(TokenResult_Outcome)(0),           // 2: rocketmq.proxy.v1alpha1.TokenResult.Outcome
+	(*Message)(nil),                    // 3: rocketmq.proxy.v1alpha1.Message
+	(*SendRequest)(nil),                // 4: rocketmq.proxy.v1alpha1.SendRequest
+	(*SendResponse)(nil),               // 5: rocketmq.proxy.v1alpha1.SendResponse
+	(*SendResult)(nil),                 // 6: rocketmq.proxy.v1alpha1.SendResult
+	(*RecallRequest)(nil),              // 7: rocketmq.proxy.v1alpha1.RecallRequest
+	(*RecallResponse)(nil),             // 8: rocketmq.proxy.v1alpha1.RecallResponse
+	(*BeginTransactionRequest)(nil),    // 9: rocketmq.proxy.v1alpha1.BeginTransactionRequest
+	(*BeginTransactionResponse)(nil),   // 10: rocketmq.proxy.v1alpha1.BeginTransactionResponse
+	(*EndTransactionRequest)(nil),      // 11: rocketmq.proxy.v1alpha1.EndTransactionRequest
+	(*EndTransactionResponse)(nil),     // 12: rocketmq.proxy.v1alpha1.EndTransactionResponse
+	(*TransactionChecksRequest)(nil),   // 13: rocketmq.proxy.v1alpha1.TransactionChecksRequest
+	(*TransactionResolution)(nil),      // 14: rocketmq.proxy.v1alpha1.TransactionResolution
+	(*TransactionChecksResponse)(nil),  // 15: rocketmq.proxy.v1alpha1.TransactionChecksResponse
+	(*TransactionCheck)(nil),           // 16: rocketmq.proxy.v1alpha1.TransactionCheck
+	(*TransactionResult)(nil),          // 17: rocketmq.proxy.v1alpha1.TransactionResult
+	(*SendError)(nil),                  // 18: rocketmq.proxy.v1alpha1.SendError
+	(*Delivery)(nil),                   // 19: rocketmq.proxy.v1alpha1.Delivery
+	(*ReceivedMessage)(nil),            // 20: rocketmq.proxy.v1alpha1.ReceivedMessage
+	(*ReceiveRequest)(nil),             // 21: rocketmq.proxy.v1alpha1.ReceiveRequest
+	(*ReceiveResponse)(nil),            // 22: rocketmq.proxy.v1alpha1.ReceiveResponse
+	(*PullRequest)(nil),                // 23: rocketmq.proxy.v1alpha1.PullRequest
+	(*PullResponse)(nil),               // 24: rocketmq.proxy.v1alpha1.PullResponse
+	(*AckRequest)(nil),                 // 25: rocketmq.proxy.v1alpha1.AckRequest
+	(*NackEntry)(nil),                  // 26: rocketmq.proxy.v1alpha1.NackEntry
+	(*NackRequest)(nil),                // 27: rocketmq.proxy.v1alpha1.NackRequest
+	(*ModifyEntry)(nil),                // 28: rocketmq.proxy.v1alpha1.ModifyEntry
+	(*ModifyAckDeadlineRequest)(nil),   // 29: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	(*SeekRequest)(nil),                // 30: rocketmq.proxy.v1alpha1.SeekRequest
+	(*SeekResponse)(nil),               // 31: rocketmq.proxy.v1alpha1.SeekResponse
+	(*AckResponse)(nil),                // 32: rocketmq.proxy.v1alpha1.AckResponse
+	(*TokenResult)(nil),                // 33: rocketmq.proxy.v1alpha1.TokenResult
+	(*DeadLetterSelection)(nil),        // 34: rocketmq.proxy.v1alpha1.DeadLetterSelection
+	(*ListDeadLettersRequest)(nil),     // 35: rocketmq.proxy.v1alpha1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),    // 36: rocketmq.proxy.v1alpha1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                 // 37: rocketmq.proxy.v1alpha1.DeadLetter
+	(*RedriveDeadLettersRequest)(nil),  // 38: rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest
+	(*RedriveDeadLettersResponse)(nil), // 39: rocketmq.proxy.v1alpha1.RedriveDeadLettersResponse
+	nil,                                // 40: rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	nil,                                // 41: rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	(*structpb.Value)(nil),             // 42: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil),      // 43: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 44: google.protobuf.Duration
 }
 var file_proxy_v1alpha1_proxy_proto_depIdxs = []int32{
-	39, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
-	37, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
-	40, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
-	41, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
-	2,  // 4: rocketmq.proxy.v1alpha1.SendRequest.messages:type_name -> rocketmq.proxy.v1alpha1.Message
-	5,  // 5: rocketmq.proxy.v1alpha1.SendResponse.results:type_name -> rocketmq.proxy.v1alpha1.SendResult
-	17, // 6: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
-	2,  // 7: rocketmq.proxy.v1alpha1.BeginTransactionRequest.message:type_name -> rocketmq.proxy.v1alpha1.Message
+	42, // 0: rocketmq.proxy.v1alpha1.Message.json:type_name -> google.protobuf.Value
+	40, // 1: rocketmq.proxy.v1alpha1.Message.properties:type_name -> rocketmq.proxy.v1alpha1.Message.PropertiesEntry
+	43, // 2: rocketmq.proxy.v1alpha1.Message.deliver_at:type_name -> google.protobuf.Timestamp
+	44, // 3: rocketmq.proxy.v1alpha1.Message.delay:type_name -> google.protobuf.Duration
+	3,  // 4: rocketmq.proxy.v1alpha1.SendRequest.messages:type_name -> rocketmq.proxy.v1alpha1.Message
+	6,  // 5: rocketmq.proxy.v1alpha1.SendResponse.results:type_name -> rocketmq.proxy.v1alpha1.SendResult
+	18, // 6: rocketmq.proxy.v1alpha1.SendResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
+	3,  // 7: rocketmq.proxy.v1alpha1.BeginTransactionRequest.message:type_name -> rocketmq.proxy.v1alpha1.Message
 	0,  // 8: rocketmq.proxy.v1alpha1.EndTransactionRequest.decision:type_name -> rocketmq.proxy.v1alpha1.Decision
-	13, // 9: rocketmq.proxy.v1alpha1.TransactionChecksRequest.resolutions:type_name -> rocketmq.proxy.v1alpha1.TransactionResolution
+	14, // 9: rocketmq.proxy.v1alpha1.TransactionChecksRequest.resolutions:type_name -> rocketmq.proxy.v1alpha1.TransactionResolution
 	0,  // 10: rocketmq.proxy.v1alpha1.TransactionResolution.decision:type_name -> rocketmq.proxy.v1alpha1.Decision
-	15, // 11: rocketmq.proxy.v1alpha1.TransactionChecksResponse.checks:type_name -> rocketmq.proxy.v1alpha1.TransactionCheck
-	16, // 12: rocketmq.proxy.v1alpha1.TransactionChecksResponse.results:type_name -> rocketmq.proxy.v1alpha1.TransactionResult
-	19, // 13: rocketmq.proxy.v1alpha1.TransactionCheck.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
-	40, // 14: rocketmq.proxy.v1alpha1.TransactionCheck.born_time:type_name -> google.protobuf.Timestamp
-	17, // 15: rocketmq.proxy.v1alpha1.TransactionResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
-	19, // 16: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
-	40, // 17: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
-	40, // 18: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
-	40, // 19: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
-	38, // 20: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
-	41, // 21: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
-	25, // 22: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	27, // 23: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
-	18, // 24: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	30, // 25: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	41, // 26: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
-	41, // 27: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
-	18, // 28: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
-	41, // 29: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
-	25, // 30: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
-	41, // 31: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
-	27, // 32: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
-	30, // 33: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
-	1,  // 34: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
-	40, // 35: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
-	41, // 36: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
-	40, // 37: rocketmq.proxy.v1alpha1.DeadLetterSelection.from:type_name -> google.protobuf.Timestamp
-	40, // 38: rocketmq.proxy.v1alpha1.DeadLetterSelection.until:type_name -> google.protobuf.Timestamp
-	31, // 39: rocketmq.proxy.v1alpha1.ListDeadLettersRequest.selection:type_name -> rocketmq.proxy.v1alpha1.DeadLetterSelection
-	34, // 40: rocketmq.proxy.v1alpha1.ListDeadLettersResponse.letters:type_name -> rocketmq.proxy.v1alpha1.DeadLetter
-	19, // 41: rocketmq.proxy.v1alpha1.DeadLetter.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
-	40, // 42: rocketmq.proxy.v1alpha1.DeadLetter.dead_time:type_name -> google.protobuf.Timestamp
-	40, // 43: rocketmq.proxy.v1alpha1.DeadLetter.born_time:type_name -> google.protobuf.Timestamp
-	31, // 44: rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest.selection:type_name -> rocketmq.proxy.v1alpha1.DeadLetterSelection
-	3,  // 45: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
-	6,  // 46: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
-	8,  // 47: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:input_type -> rocketmq.proxy.v1alpha1.BeginTransactionRequest
-	10, // 48: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:input_type -> rocketmq.proxy.v1alpha1.EndTransactionRequest
-	12, // 49: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:input_type -> rocketmq.proxy.v1alpha1.TransactionChecksRequest
-	20, // 50: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
-	22, // 51: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
-	24, // 52: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
-	26, // 53: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
-	28, // 54: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
-	32, // 55: rocketmq.proxy.v1alpha1.DeadLetterService.ListDeadLetters:input_type -> rocketmq.proxy.v1alpha1.ListDeadLettersRequest
-	32, // 56: rocketmq.proxy.v1alpha1.DeadLetterService.PeekDeadLetters:input_type -> rocketmq.proxy.v1alpha1.ListDeadLettersRequest
-	35, // 57: rocketmq.proxy.v1alpha1.DeadLetterService.RedriveDeadLetters:input_type -> rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest
-	4,  // 58: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
-	7,  // 59: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
-	9,  // 60: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:output_type -> rocketmq.proxy.v1alpha1.BeginTransactionResponse
-	11, // 61: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:output_type -> rocketmq.proxy.v1alpha1.EndTransactionResponse
-	14, // 62: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:output_type -> rocketmq.proxy.v1alpha1.TransactionChecksResponse
-	21, // 63: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
-	23, // 64: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
-	29, // 65: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	29, // 66: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	29, // 67: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
-	33, // 68: rocketmq.proxy.v1alpha1.DeadLetterService.ListDeadLetters:output_type -> rocketmq.proxy.v1alpha1.ListDeadLettersResponse
-	33, // 69: rocketmq.proxy.v1alpha1.DeadLetterService.PeekDeadLetters:output_type -> rocketmq.proxy.v1alpha1.ListDeadLettersResponse
-	36, // 70: rocketmq.proxy.v1alpha1.DeadLetterService.RedriveDeadLetters:output_type -> rocketmq.proxy.v1alpha1.RedriveDeadLettersResponse
-	58, // [58:71] is the sub-list for method output_type
-	45, // [45:58] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	16, // 11: rocketmq.proxy.v1alpha1.TransactionChecksResponse.checks:type_name -> rocketmq.proxy.v1alpha1.TransactionCheck
+	17, // 12: rocketmq.proxy.v1alpha1.TransactionChecksResponse.results:type_name -> rocketmq.proxy.v1alpha1.TransactionResult
+	20, // 13: rocketmq.proxy.v1alpha1.TransactionCheck.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
+	43, // 14: rocketmq.proxy.v1alpha1.TransactionCheck.born_time:type_name -> google.protobuf.Timestamp
+	18, // 15: rocketmq.proxy.v1alpha1.TransactionResult.error:type_name -> rocketmq.proxy.v1alpha1.SendError
+	20, // 16: rocketmq.proxy.v1alpha1.Delivery.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
+	43, // 17: rocketmq.proxy.v1alpha1.Delivery.ack_deadline:type_name -> google.protobuf.Timestamp
+	43, // 18: rocketmq.proxy.v1alpha1.Delivery.born_time:type_name -> google.protobuf.Timestamp
+	43, // 19: rocketmq.proxy.v1alpha1.Delivery.store_time:type_name -> google.protobuf.Timestamp
+	41, // 20: rocketmq.proxy.v1alpha1.ReceivedMessage.properties:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage.PropertiesEntry
+	44, // 21: rocketmq.proxy.v1alpha1.ReceiveRequest.ack_deadline:type_name -> google.protobuf.Duration
+	26, // 22: rocketmq.proxy.v1alpha1.ReceiveRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
+	28, // 23: rocketmq.proxy.v1alpha1.ReceiveRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
+	19, // 24: rocketmq.proxy.v1alpha1.ReceiveResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
+	33, // 25: rocketmq.proxy.v1alpha1.ReceiveResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
+	44, // 26: rocketmq.proxy.v1alpha1.PullRequest.wait:type_name -> google.protobuf.Duration
+	44, // 27: rocketmq.proxy.v1alpha1.PullRequest.ack_deadline:type_name -> google.protobuf.Duration
+	19, // 28: rocketmq.proxy.v1alpha1.PullResponse.deliveries:type_name -> rocketmq.proxy.v1alpha1.Delivery
+	44, // 29: rocketmq.proxy.v1alpha1.NackEntry.delay:type_name -> google.protobuf.Duration
+	26, // 30: rocketmq.proxy.v1alpha1.NackRequest.nacks:type_name -> rocketmq.proxy.v1alpha1.NackEntry
+	44, // 31: rocketmq.proxy.v1alpha1.ModifyEntry.ack_deadline:type_name -> google.protobuf.Duration
+	28, // 32: rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest.modifications:type_name -> rocketmq.proxy.v1alpha1.ModifyEntry
+	43, // 33: rocketmq.proxy.v1alpha1.SeekRequest.time:type_name -> google.protobuf.Timestamp
+	1,  // 34: rocketmq.proxy.v1alpha1.SeekRequest.end:type_name -> rocketmq.proxy.v1alpha1.SeekRequest.End
+	43, // 35: rocketmq.proxy.v1alpha1.SeekResponse.sought_at:type_name -> google.protobuf.Timestamp
+	33, // 36: rocketmq.proxy.v1alpha1.AckResponse.results:type_name -> rocketmq.proxy.v1alpha1.TokenResult
+	2,  // 37: rocketmq.proxy.v1alpha1.TokenResult.outcome:type_name -> rocketmq.proxy.v1alpha1.TokenResult.Outcome
+	43, // 38: rocketmq.proxy.v1alpha1.TokenResult.ack_deadline:type_name -> google.protobuf.Timestamp
+	44, // 39: rocketmq.proxy.v1alpha1.TokenResult.effective_delay:type_name -> google.protobuf.Duration
+	43, // 40: rocketmq.proxy.v1alpha1.DeadLetterSelection.from:type_name -> google.protobuf.Timestamp
+	43, // 41: rocketmq.proxy.v1alpha1.DeadLetterSelection.until:type_name -> google.protobuf.Timestamp
+	34, // 42: rocketmq.proxy.v1alpha1.ListDeadLettersRequest.selection:type_name -> rocketmq.proxy.v1alpha1.DeadLetterSelection
+	37, // 43: rocketmq.proxy.v1alpha1.ListDeadLettersResponse.letters:type_name -> rocketmq.proxy.v1alpha1.DeadLetter
+	20, // 44: rocketmq.proxy.v1alpha1.DeadLetter.message:type_name -> rocketmq.proxy.v1alpha1.ReceivedMessage
+	43, // 45: rocketmq.proxy.v1alpha1.DeadLetter.dead_time:type_name -> google.protobuf.Timestamp
+	43, // 46: rocketmq.proxy.v1alpha1.DeadLetter.born_time:type_name -> google.protobuf.Timestamp
+	34, // 47: rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest.selection:type_name -> rocketmq.proxy.v1alpha1.DeadLetterSelection
+	4,  // 48: rocketmq.proxy.v1alpha1.ProducerService.Send:input_type -> rocketmq.proxy.v1alpha1.SendRequest
+	7,  // 49: rocketmq.proxy.v1alpha1.ProducerService.Recall:input_type -> rocketmq.proxy.v1alpha1.RecallRequest
+	9,  // 50: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:input_type -> rocketmq.proxy.v1alpha1.BeginTransactionRequest
+	11, // 51: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:input_type -> rocketmq.proxy.v1alpha1.EndTransactionRequest
+	13, // 52: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:input_type -> rocketmq.proxy.v1alpha1.TransactionChecksRequest
+	21, // 53: rocketmq.proxy.v1alpha1.ConsumerService.Receive:input_type -> rocketmq.proxy.v1alpha1.ReceiveRequest
+	23, // 54: rocketmq.proxy.v1alpha1.ConsumerService.Pull:input_type -> rocketmq.proxy.v1alpha1.PullRequest
+	25, // 55: rocketmq.proxy.v1alpha1.ConsumerService.Ack:input_type -> rocketmq.proxy.v1alpha1.AckRequest
+	27, // 56: rocketmq.proxy.v1alpha1.ConsumerService.Nack:input_type -> rocketmq.proxy.v1alpha1.NackRequest
+	30, // 57: rocketmq.proxy.v1alpha1.ConsumerService.Seek:input_type -> rocketmq.proxy.v1alpha1.SeekRequest
+	29, // 58: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:input_type -> rocketmq.proxy.v1alpha1.ModifyAckDeadlineRequest
+	35, // 59: rocketmq.proxy.v1alpha1.DeadLetterService.ListDeadLetters:input_type -> rocketmq.proxy.v1alpha1.ListDeadLettersRequest
+	35, // 60: rocketmq.proxy.v1alpha1.DeadLetterService.PeekDeadLetters:input_type -> rocketmq.proxy.v1alpha1.ListDeadLettersRequest
+	38, // 61: rocketmq.proxy.v1alpha1.DeadLetterService.RedriveDeadLetters:input_type -> rocketmq.proxy.v1alpha1.RedriveDeadLettersRequest
+	5,  // 62: rocketmq.proxy.v1alpha1.ProducerService.Send:output_type -> rocketmq.proxy.v1alpha1.SendResponse
+	8,  // 63: rocketmq.proxy.v1alpha1.ProducerService.Recall:output_type -> rocketmq.proxy.v1alpha1.RecallResponse
+	10, // 64: rocketmq.proxy.v1alpha1.ProducerService.BeginTransaction:output_type -> rocketmq.proxy.v1alpha1.BeginTransactionResponse
+	12, // 65: rocketmq.proxy.v1alpha1.ProducerService.EndTransaction:output_type -> rocketmq.proxy.v1alpha1.EndTransactionResponse
+	15, // 66: rocketmq.proxy.v1alpha1.ProducerService.TransactionChecks:output_type -> rocketmq.proxy.v1alpha1.TransactionChecksResponse
+	22, // 67: rocketmq.proxy.v1alpha1.ConsumerService.Receive:output_type -> rocketmq.proxy.v1alpha1.ReceiveResponse
+	24, // 68: rocketmq.proxy.v1alpha1.ConsumerService.Pull:output_type -> rocketmq.proxy.v1alpha1.PullResponse
+	32, // 69: rocketmq.proxy.v1alpha1.ConsumerService.Ack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	32, // 70: rocketmq.proxy.v1alpha1.ConsumerService.Nack:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	31, // 71: rocketmq.proxy.v1alpha1.ConsumerService.Seek:output_type -> rocketmq.proxy.v1alpha1.SeekResponse
+	32, // 72: rocketmq.proxy.v1alpha1.ConsumerService.ModifyAckDeadline:output_type -> rocketmq.proxy.v1alpha1.AckResponse
+	36, // 73: rocketmq.proxy.v1alpha1.DeadLetterService.ListDeadLetters:output_type -> rocketmq.proxy.v1alpha1.ListDeadLettersResponse
+	36, // 74: rocketmq.proxy.v1alpha1.DeadLetterService.PeekDeadLetters:output_type -> rocketmq.proxy.v1alpha1.ListDeadLettersResponse
+	39, // 75: rocketmq.proxy.v1alpha1.DeadLetterService.RedriveDeadLetters:output_type -> rocketmq.proxy.v1alpha1.RedriveDeadLettersResponse
+	62, // [62:76] is the sub-list for method output_type
+	48, // [48:62] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_proxy_v1alpha1_proxy_proto_init() }
@@ -3152,15 +3370,19 @@ func file_proxy_v1alpha1_proxy_proto_init() {
 		(*Message_DeliverAt)(nil),
 		(*Message_Delay)(nil),
 	}
-	file_proxy_v1alpha1_proxy_proto_msgTypes[31].OneofWrappers = []any{}
-	file_proxy_v1alpha1_proxy_proto_msgTypes[34].OneofWrappers = []any{}
+	file_proxy_v1alpha1_proxy_proto_msgTypes[27].OneofWrappers = []any{
+		(*SeekRequest_Time)(nil),
+		(*SeekRequest_End_)(nil),
+	}
+	file_proxy_v1alpha1_proxy_proto_msgTypes[33].OneofWrappers = []any{}
+	file_proxy_v1alpha1_proxy_proto_msgTypes[36].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proxy_v1alpha1_proxy_proto_rawDesc), len(file_proxy_v1alpha1_proxy_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   37,
+			NumEnums:      3,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -317,6 +317,7 @@ const (
 	ConsumerService_Pull_FullMethodName              = "/rocketmq.proxy.v1alpha1.ConsumerService/Pull"
 	ConsumerService_Ack_FullMethodName               = "/rocketmq.proxy.v1alpha1.ConsumerService/Ack"
 	ConsumerService_Nack_FullMethodName              = "/rocketmq.proxy.v1alpha1.ConsumerService/Nack"
+	ConsumerService_Seek_FullMethodName              = "/rocketmq.proxy.v1alpha1.ConsumerService/Seek"
 	ConsumerService_ModifyAckDeadline_FullMethodName = "/rocketmq.proxy.v1alpha1.ConsumerService/ModifyAckDeadline"
 )
 
@@ -334,6 +335,9 @@ type ConsumerServiceClient interface {
 	Ack(ctx context.Context, in *AckRequest, opts ...grpc.CallOption) (*AckResponse, error)
 	// Nack gives deliveries back: they come again after their delay, or the Consumer's retryBackoff, with delivery_attempt raised.
 	Nack(ctx context.Context, in *NackRequest, opts ...grpc.CallOption) (*AckResponse, error)
+	// Seek moves the Consumer: from now on receivers get what the queues hold from a time on, or from either end. It is for all hosts, is recorded in the
+	// object's status.seek, and needs the right to manage the Consumer. Deliveries that receivers have stay theirs until their deadlines.
+	Seek(ctx context.Context, in *SeekRequest, opts ...grpc.CallOption) (*SeekResponse, error)
 	// ModifyAckDeadline moves the deadline of deliveries to now + ack_deadline and answers a new token for each; only the new token is valid.
 	ModifyAckDeadline(ctx context.Context, in *ModifyAckDeadlineRequest, opts ...grpc.CallOption) (*AckResponse, error)
 }
@@ -389,6 +393,16 @@ func (c *consumerServiceClient) Nack(ctx context.Context, in *NackRequest, opts 
 	return out, nil
 }
 
+func (c *consumerServiceClient) Seek(ctx context.Context, in *SeekRequest, opts ...grpc.CallOption) (*SeekResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SeekResponse)
+	err := c.cc.Invoke(ctx, ConsumerService_Seek_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *consumerServiceClient) ModifyAckDeadline(ctx context.Context, in *ModifyAckDeadlineRequest, opts ...grpc.CallOption) (*AckResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(AckResponse)
@@ -413,6 +427,9 @@ type ConsumerServiceServer interface {
 	Ack(context.Context, *AckRequest) (*AckResponse, error)
 	// Nack gives deliveries back: they come again after their delay, or the Consumer's retryBackoff, with delivery_attempt raised.
 	Nack(context.Context, *NackRequest) (*AckResponse, error)
+	// Seek moves the Consumer: from now on receivers get what the queues hold from a time on, or from either end. It is for all hosts, is recorded in the
+	// object's status.seek, and needs the right to manage the Consumer. Deliveries that receivers have stay theirs until their deadlines.
+	Seek(context.Context, *SeekRequest) (*SeekResponse, error)
 	// ModifyAckDeadline moves the deadline of deliveries to now + ack_deadline and answers a new token for each; only the new token is valid.
 	ModifyAckDeadline(context.Context, *ModifyAckDeadlineRequest) (*AckResponse, error)
 	mustEmbedUnimplementedConsumerServiceServer()
@@ -436,6 +453,9 @@ func (UnimplementedConsumerServiceServer) Ack(context.Context, *AckRequest) (*Ac
 }
 func (UnimplementedConsumerServiceServer) Nack(context.Context, *NackRequest) (*AckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Nack not implemented")
+}
+func (UnimplementedConsumerServiceServer) Seek(context.Context, *SeekRequest) (*SeekResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Seek not implemented")
 }
 func (UnimplementedConsumerServiceServer) ModifyAckDeadline(context.Context, *ModifyAckDeadlineRequest) (*AckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ModifyAckDeadline not implemented")
@@ -522,6 +542,24 @@ func _ConsumerService_Nack_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ConsumerService_Seek_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SeekRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConsumerServiceServer).Seek(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ConsumerService_Seek_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConsumerServiceServer).Seek(ctx, req.(*SeekRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ConsumerService_ModifyAckDeadline_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ModifyAckDeadlineRequest)
 	if err := dec(in); err != nil {
@@ -558,6 +596,10 @@ var ConsumerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Nack",
 			Handler:    _ConsumerService_Nack_Handler,
+		},
+		{
+			MethodName: "Seek",
+			Handler:    _ConsumerService_Seek_Handler,
 		},
 		{
 			MethodName: "ModifyAckDeadline",

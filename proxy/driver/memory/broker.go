@@ -173,7 +173,7 @@ func (b *Broker) Stats() Stats {
 	for _, t := range b.state.topics {
 		s.Messages += t.count
 		for _, c := range t.cursors {
-			s.Held += len(c.held)
+			s.Held += len(c.held) + len(c.left)
 		}
 	}
 	return s

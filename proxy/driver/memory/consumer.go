@@ -271,7 +271,11 @@ func (c *consumer) GiveBack(ctx context.Context, hs []driver.Handle) []error {
 	given := map[*cursor][]*held{}
 	return c.each(ctx, GiveBack, hs, func(now time.Duration, handle driver.Handle) error {
 		_, cur, h, err := c.one(now, handle)
-		if err == nil {
+		switch {
+		case err != nil:
+		case h.left:
+			cur.remove(h)
+		default:
 			cur.release(h)
 			given[cur] = append(given[cur], h)
 		}

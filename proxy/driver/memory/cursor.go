@@ -43,6 +43,8 @@ type held struct {
 	// due is the lease's end, or when a delayed message is ready. index is its place in the heap, -1 = in the ready list.
 	due   time.Duration
 	index int
+	// left: a seek has moved the group away from it. It is leased; when that ends in any way it is forgotten. See cursor.seek.
+	left bool
 }
 
 // cursor is how far a group has come in a topic.
@@ -52,7 +54,9 @@ type cursor struct {
 	// positions are the next offsets to hand out, one per queue.
 	positions []int64
 	held      map[place]*held
-	due       dueHeap
+	// left are the leases that a seek has left behind, by generation; the same message may be in held again.
+	left map[uint64]*held
+	due  dueHeap
 	// ready is served before new messages: what was given back first, then what expired or was delayed, by its time.
 	ready []*held
 	// turn is the queue that the next Fetch looks at first.
@@ -92,16 +96,7 @@ func (g *group) cursorOf(t *topic, cfg *driver.ConsumerConfig) *cursor {
 		return c
 	}
 	c := &cursor{group: g, topic: t, positions: make([]int64, len(t.queues)), held: map[place]*held{}, waiters: map[*waiter]struct{}{}}
-	for i, q := range t.queues {
-		switch cfg.StartFrom {
-		case driver.Latest:
-			c.positions[i] = q.next
-		case driver.Earliest:
-			c.positions[i] = q.oldest()
-		case driver.Timestamp:
-			c.positions[i] = q.firstAt(cfg.StartTime)
-		}
-	}
+	c.place(driver.Target{To: cfg.StartFrom, Time: cfg.StartTime})
 	g.cursors[t.name], g.byID[t.id] = c, c
 	t.cursors = append(t.cursors, c)
 	return c
@@ -111,6 +106,10 @@ func (g *group) cursorOf(t *topic, cfg *driver.ConsumerConfig) *cursor {
 func (c *cursor) expire(now time.Duration) {
 	for len(c.due) > 0 && c.due[0].due <= now {
 		h := heap.Pop(&c.due).(*held)
+		if h.left {
+			c.forget(h)
+			continue
+		}
 		h.generation, h.owner = 0, nil
 		c.ready = append(c.ready, h)
 	}
@@ -206,6 +205,9 @@ func (c *cursor) takeNew(k *basket, number int, matches filter) bool {
 // find returns the message that t leases now. done means that it is acknowledged and t's time has not passed yet.
 func (c *cursor) find(t ticket, now time.Duration) (h *held, done bool) {
 	c.expire(now)
+	if h = c.left[t.generation]; h != nil && (place{h.queue, h.offset}) == t.place {
+		return h, false
+	}
 	h = c.held[t.place]
 	if h != nil {
 		if h.generation != t.generation {
@@ -220,18 +222,36 @@ func (c *cursor) find(t ticket, now time.Duration) (h *held, done bool) {
 // remove forgets a leased message: it is acknowledged.
 func (c *cursor) remove(h *held) {
 	heap.Remove(&c.due, h.index)
-	delete(c.held, place{h.queue, h.offset})
+	c.forget(h)
+}
+
+// forget drops a message that is not in the heap any more.
+func (c *cursor) forget(h *held) {
+	if h.left {
+		delete(c.left, h.generation)
+	} else {
+		delete(c.held, place{h.queue, h.offset})
+	}
 	h.holders--
 }
 
 // reschedule gives h another due time; with leased it stays leased under a new generation, otherwise it is delayed.
 func (c *cursor) reschedule(b *Broker, h *held, due time.Duration, leased bool) {
+	if h.left && !leased {
+		c.remove(h)
+		return
+	}
+	before := h.generation
 	h.due, h.generation = due, 0
 	if leased {
 		b.state.lastGeneration++
 		h.generation = b.state.lastGeneration
 	} else {
 		h.owner = nil
+	}
+	if h.left {
+		delete(c.left, before)
+		c.left[h.generation] = h
 	}
 	heap.Fix(&c.due, h.index)
 	c.wakeBefore(due)
@@ -261,9 +281,14 @@ func (c *cursor) giveBackOf(owner *consumer) {
 		}
 	}
 	slices.SortFunc(hs, func(x, y *held) int { return cmp.Compare(x.generation, y.generation) })
-	for _, h := range hs {
+	hs = slices.DeleteFunc(hs, func(h *held) bool {
+		if h.left {
+			c.remove(h)
+			return true
+		}
 		c.release(h)
-	}
+		return false
+	})
 	c.requeue(hs)
 }
 
@@ -272,7 +297,10 @@ func (c *cursor) releaseAll() {
 	for _, h := range c.held {
 		h.holders--
 	}
-	c.held, c.due, c.ready = nil, nil, nil
+	for _, h := range c.left {
+		h.holders--
+	}
+	c.held, c.left, c.due, c.ready = nil, nil, nil, nil
 }
 
 // waiting counts what this group has not been handed, or has to be handed again.

@@ -37,7 +37,7 @@ func (memoryDriver) Capabilities() driver.Capabilities {
 		// Every host has a broker of its own: a second host's Consumer would read another broker.
 		SingleHost: true,
 		TLS:        true, // nothing leaves the process
-		Delays:     "exact, up to 3 days", MaxDelay: maxAhead, Recall: true, Transactions: true, Broadcast: true,
+		Delays:     "exact, up to 3 days", MaxDelay: maxAhead, Recall: true, Seek: true, Transactions: true, Broadcast: true,
 	}
 }
 

@@ -28,6 +28,7 @@ const (
 	GiveBack
 	DeadLetter
 	Lag
+	Seek
 	Begin
 	End
 	// ReadDeadLetters is every look at dead letters, Redrive what changes something.

@@ -194,6 +194,9 @@ func (c *consumer) sortAcks(handles []driver.Handle, errs []error) map[string]*a
 			errs[i] = err
 			continue
 		}
+		if l.pop.Ordered() && c.superseded(&l) {
+			continue // nothing waits for it; see drop
+		}
 		p := parts[l.pop.Broker]
 		if p == nil {
 			p = &ackPart{leases: make([]lease, 0, len(handles)-i), places: make([]int, 0, len(handles)-i)}

@@ -95,6 +95,17 @@ func (c *clocks) broker(name string, at time.Time) (now int64, known bool) {
 	return c.steady(at) + max(e.low, min(e.high, e.low+clockSlack.Milliseconds())), true
 }
 
+// atLeast is what broker's clock has surely shown by a moment of ours, in ms; known is false when nothing was heard of it.
+func (c *clocks) atLeast(name string, at time.Time) (ms int64, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := c.brokers[name]
+	if b == nil {
+		return 0, false
+	}
+	return c.steady(at) + b.bounds().low - 1, true
+}
+
 // skew is broker's clock less our wall clock, in ms.
 func (c *clocks) skew(broker string, at time.Time) int64 {
 	now, known := c.broker(broker, at)

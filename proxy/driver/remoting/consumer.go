@@ -31,6 +31,7 @@ type consumer struct {
 	marks        []uint32
 	gate         *gate.Gate
 	recent       recentAcks
+	marked       seekMarks
 	state        polls
 }
 

@@ -27,6 +27,9 @@ func (c *consumer) Nack(ctx context.Context, h driver.Handle, delay time.Duratio
 	if l, ok := parseHandle(h, c.marks); ok && c.sources[l.source].classic {
 		return c.resend(ctx, h, delay)
 	}
+	if c.Superseded(h) {
+		return delay, c.Ack(ctx, []driver.Handle{h})[0] // a retry of it would be dropped
+	}
 	_, err := c.changing(ctx, h, invisible)
 	return delay, err
 }
@@ -168,6 +171,10 @@ func (c *consumer) giveBack(ctx context.Context, handles []driver.Handle, errs [
 	}
 	for i, h := range handles {
 		l, address, err := c.changeable(ctx, h)
+		if err == nil && c.superseded(&l) {
+			c.drop(l, address)
+			continue
+		}
 		if err == nil && open == returnsAtOnce && !take() {
 			err = wire.Errorf(ctx.Err(), "give a message back to broker %s", l.pop.Broker)
 		}
@@ -208,6 +215,10 @@ func (c *consumer) giveBackLater(handles []driver.Handle) {
 		}
 		address, ok := c.addressOf(l.pop.Broker)
 		if !ok {
+			continue
+		}
+		if c.superseded(&l) {
+			c.drop(l, address)
 			continue
 		}
 		sent := time.Now()

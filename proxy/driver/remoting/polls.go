@@ -272,6 +272,14 @@ func (s *polls) wake() {
 	}
 }
 
+// lend counts a pop that is about to be in the air.
+func (s *polls) lend(m *poll) {
+	m.pair.pops++
+	s.pops++
+	s.lent += m.count
+	s.expected += m.bytes
+}
+
 // landed takes a poll out of the air. What a pop with messages may bring stays counted until it is decoded.
 func (s *polls) landed(m *poll, o outcome, now time.Time) {
 	p := m.pair

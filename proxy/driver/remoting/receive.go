@@ -32,6 +32,10 @@ func (c *consumer) decode(m *poll) (msgs []*driver.Received, size, rest int64, e
 			// Brokers call all that starts with %RETRY% the retry of a pop, and this topic is what was popped.
 			l.pop.Kind = wire.Normal
 		}
+		if c.outdated(&l, stored) {
+			c.drop(l, m.address)
+			continue
+		}
 		if !src.wants(stored.Properties[driver.PropertyTag]) {
 			strangers = append(strangers, l)
 			continue

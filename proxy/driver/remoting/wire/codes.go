@@ -29,6 +29,7 @@ const (
 	reqDeleteGroup          = 207
 	reqConsumeStats         = 208
 	reqDeleteTopic          = 215
+	reqResetOffset          = 222
 	reqSendMessageV2        = 310
 	reqSendBatch            = 320
 	reqRecallMessage        = 370    // 5.x, since 5.4

@@ -44,6 +44,19 @@ func (c *Client) SetConsumerOffset(ctx context.Context, q Queue, group string, o
 	return err
 }
 
+// ResetOffset moves group to offset in q, as its next pop finds it, whatever the broker has in memory of earlier pops (INVOKE_BROKER_TO_RESET_OFFSET, done by
+// the broker itself since 5.1 with useServerSideResetOffset, the default). The group must exist, and offset be between the oldest and the next one. It needs
+// the right "Update" where there is ACL 2.0.
+func (c *Client) ResetOffset(ctx context.Context, q Queue, group string, offset int64) error {
+	cmd := queueCommand(reqResetOffset, q)
+	cmd.Fields["group"] = group
+	cmd.Fields["offset"] = strconv.FormatInt(offset, 10)
+	cmd.Fields["timestamp"] = "-1"
+	cmd.Fields["isForce"] = "true"
+	_, err := c.Invoke(ctx, q.Address, cmd)
+	return err
+}
+
 // MaxOffset is the offset that the next message of q will get, but for what the broker has stored and not yet dispatched: that takes it milliseconds after
 // its answer to the send (measured on 5.5.0, which does not heed the request's field "committed").
 func (c *Client) MaxOffset(ctx context.Context, q Queue) (int64, error) {
