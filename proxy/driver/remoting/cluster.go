@@ -135,7 +135,7 @@ func (cl *cluster) keep() {
 			cl.beatAll()
 			lastBeat = time.Now()
 		}
-		cl.releaseAll()
+		cl.releaseAll(unlockLimit)
 		cl.forget()
 		// After the check, which tells whether it makes sense: each question would wait for name servers that are away.
 		if cl.nameServersAnswer() {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"strconv"
 	"strings"
@@ -39,6 +40,7 @@ type fakeHalves struct {
 	slowIndex bool
 	end       func(key string) (*wire.Command, bool)
 	refuse    map[int]int // request code to answer code
+	silent    bool        // nothing is answered
 	// lateUnlocks has unlocks arrive right after the next lock that is asked for; late are those under way.
 	lateUnlocks bool
 	late        []func()
@@ -55,6 +57,9 @@ func newFakeHalves(t *testing.T, name string, f *fakeRocket) *fakeHalves {
 func (h *fakeHalves) handle(cmd *wire.Command) *wire.Command {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.silent {
+		return nil
+	}
 	if code := h.refuse[cmd.Code]; code != 0 {
 		return &wire.Command{Code: code, Remark: "refused"}
 	}
@@ -223,6 +228,11 @@ func (r *endRig) end(p *producer, h driver.TransactionHandle, d driver.Decision,
 
 // release gives back what may go, as if heldAtLeast had passed.
 func (r *endRig) release() {
+	r.ripen()
+	r.p.transactions.release(r.t.Context(), 5*time.Second)
+}
+
+func (r *endRig) ripen() {
 	held := &r.p.transactions.state
 	held.Lock()
 	for i := range held.held {
@@ -230,7 +240,6 @@ func (r *endRig) release() {
 		l.asked, l.since = l.asked.Add(-2*heldAtLeast), l.since.Add(-2*heldAtLeast)
 	}
 	held.Unlock()
-	r.p.transactions.release(r.t.Context(), 5*time.Second)
 }
 
 // delivered demands that what was begun was committed once.
@@ -465,6 +474,43 @@ func TestAnUnlockThatComesLateFreesNoLaterLock(t *testing.T) {
 		}
 	})
 	r.delivered(1)
+}
+
+// TestABrokerThatHangsHoldsTheKeeperUpOnce: and not once for each Producer that has locks there. The keeper names groups and refreshes routes.
+func TestABrokerThatHangsHoldsTheKeeperUpOnce(t *testing.T) {
+	r := newEndRig(t)
+	r.h.with(func() { r.h.slowIndex = true })
+	d := New(r.f.driver.log)
+	var all []*producer
+	for i := range 6 {
+		cfg := r.f.config("t")
+		cfg.Transactions, cfg.Group = true, fmt.Sprint("group-", i)
+		opened, err := d.OpenProducer(within(t, 20*time.Second), cfg)
+		if err != nil {
+			t.Fatalf("open the producer: %v", err)
+		}
+		t.Cleanup(func() { mustClose(t, opened) })
+		r.p = opened.(*producer)
+		if err := r.end(r.p, r.begin(), driver.Commit, 5*time.Second); err != nil {
+			t.Fatalf("commit: %v", err)
+		}
+		r.ripen()
+		all = append(all, r.p)
+	}
+	r.h.with(func() { r.h.silent = true })
+	began := time.Now()
+	d.only(t).releaseAll(500 * time.Millisecond)
+	if took := time.Since(began); took > 1500*time.Millisecond {
+		t.Errorf("a round took %v, its limit is 500 ms", took)
+	}
+	for i, p := range all {
+		p.transactions.state.Lock()
+		if n := len(p.transactions.state.held); n != 1 {
+			t.Errorf("producer %d has %d locks to give back, want its one", i, n)
+		}
+		p.transactions.state.Unlock()
+	}
+	r.h.with(func() { r.h.silent = false })
 }
 
 // TestOneIDInTwoTopicsIsTwoTransactions: an application may begin both in one millisecond.

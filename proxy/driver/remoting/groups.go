@@ -130,12 +130,18 @@ func (cl *cluster) forgetTransactions(t *transactions) {
 	delete(cl.state.transactions, t)
 }
 
-// releaseAll gives back the locks of all producers that may go.
-func (cl *cluster) releaseAll() {
+// releaseAll gives back the locks of all producers that may go, within limit for all: the keeper waits for it.
+func (cl *cluster) releaseAll(limit time.Duration) {
 	cl.state.Lock()
 	all := slices.Collect(maps.Keys(cl.state.transactions))
 	cl.state.Unlock()
-	for _, t := range all {
-		t.release(cl.life, unlockLimit)
-	}
+	ctx, cancel := context.WithTimeout(cl.life, limit)
+	defer cancel()
+	// There is no error: what fails is done again in the next round.
+	_ = proof.All(ctx, len(all), func(ctx context.Context, i int) error {
+		if ctx.Err() == nil {
+			all[i].release(ctx, limit)
+		}
+		return nil
+	})
 }
