@@ -310,7 +310,7 @@ func TestARefusedAddressIsNotDialled(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was called") }))
 	defer server.Close()
 	var asked string
-	post := NewPoster(strings.Replace(server.URL, "127.0.0.1", "localhost", 1), func(address string) error {
+	post := NewPoster(strings.Replace(server.URL, "127.0.0.1", "localhost", 1)+"/checks?key=s3cret", func(address string) error {
 		asked = address
 		return errors.New("loopback is not allowed")
 	}, func(*Check) ([]byte, error) { return []byte("{}"), nil })
@@ -320,6 +320,9 @@ func TestARefusedAddressIsNotDialled(t *testing.T) {
 	r.want("x unanswered 1")
 	if len(r.troubles) != 1 || !strings.Contains(r.troubles[0], "loopback is not allowed") || !strings.Contains(asked, ":") || strings.Contains(asked, "localhost") {
 		t.Errorf("asked for %q, troubles %q", asked, r.troubles)
+	}
+	if strings.Contains(r.troubles[0], "s3cret") {
+		t.Errorf("a log or an Event would have what may be a secret: %s", r.troubles[0])
 	}
 }
 

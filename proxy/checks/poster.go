@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -39,16 +40,16 @@ type Poster struct {
 	client *http.Client
 }
 
-// NewPoster makes one that posts what body makes to url. allow is asked with each resolved IP:port before it is dialled, so that neither a name nor a redirect
-// leads where clients may not go; redirects are not followed at all, and proxies of the environment not used.
-func NewPoster(url string, allow func(ipPort string) error, body func(*Check) ([]byte, error)) *Poster {
+// NewPoster makes one that posts what body makes to address, a URL. allow is asked with each resolved IP:port before it is dialled, so that neither a name
+// nor a redirect leads where clients may not go; redirects are not followed at all, and proxies of the environment not used.
+func NewPoster(address string, allow func(ipPort string) error, body func(*Check) ([]byte, error)) *Poster {
 	dialer := &net.Dialer{Timeout: PostTimeout, Control: func(_, address string, _ syscall.RawConn) error {
 		if err := allow(address); err != nil {
 			return fmt.Errorf("%w: %w", errRefused, err)
 		}
 		return nil
 	}}
-	return &Poster{url: url, body: body, client: &http.Client{
+	return &Poster{url: address, body: body, client: &http.Client{
 		Timeout: PostTimeout,
 		Transport: &http.Transport{
 			DialContext: dialer.DialContext, TLSHandshakeTimeout: PostTimeout, MaxIdleConnsPerHost: 2, MaxConnsPerHost: maxPosts,
@@ -70,13 +71,13 @@ func (p *Poster) ask(ctx context.Context, c *Check) (driver.Decision, error) {
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
 	if err != nil {
-		return "", err
+		return "", withoutURL(err)
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("User-Agent", "rocketmq-proxy")
 	response, err := p.client.Do(request)
 	if err != nil {
-		return "", err
+		return "", withoutURL(err)
 	}
 	defer func() { _ = response.Body.Close() }() // what was to be read was read
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes+1))
@@ -89,6 +90,15 @@ func (p *Poster) ask(ctx context.Context, c *Check) (driver.Decision, error) {
 		return "", fmt.Errorf("the answer has more than %d bytes", maxAnswerBytes)
 	}
 	return readDecision(text)
+}
+
+// withoutURL takes the address off an error of http.Client: whoever reads the Producer has it, and its query may hold a secret.
+func withoutURL(err error) error {
+	var told *url.Error
+	if errors.As(err, &told) {
+		return told.Err
+	}
+	return err
 }
 
 // readDecision takes the decision out of an answer.
