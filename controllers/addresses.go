@@ -91,7 +91,7 @@ func (p *AddressPolicy) Trust(nameServers []string) error {
 	return nil
 }
 
-// CheckNameServer decides about host:port as it is written in an object.
+// CheckNameServer decides about host:port as it is written in an object, of a name server or of another address that hosts are sent to.
 func (p *AddressPolicy) CheckNameServer(hostPort string) error {
 	host, _, err := net.SplitHostPort(hostPort)
 	if err != nil {
@@ -104,7 +104,7 @@ func (p *AddressPolicy) CheckNameServer(hostPort string) error {
 	if p.any || p.named(strings.ToLower(hostPort), host) {
 		return nil
 	}
-	return errors.New("the operator does not allow this name server: ask its administrator to add it to --allowed-name-servers")
+	return errors.New("the operator does not allow this address: ask its administrator to add it to --allowed-name-servers")
 }
 
 func (p *AddressPolicy) checkNameServerIP(ip netip.Addr, hostPort string) error {
@@ -114,7 +114,7 @@ func (p *AddressPolicy) checkNameServerIP(ip netip.Addr, hostPort string) error 
 	if p.any || containsIP(p.prefixes, ip) || p.named(hostPort, ip.String()) {
 		return nil
 	}
-	return errors.New("the operator does not allow this name server: ask its administrator to add it to --allowed-name-servers")
+	return errors.New("the operator does not allow this address: ask its administrator to add it to --allowed-name-servers")
 }
 
 func (p *AddressPolicy) named(hostPort, host string) bool {

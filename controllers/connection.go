@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -70,6 +72,36 @@ func (c *connector) nameServers(spec *proxyv1alpha1.Connection) ([]string, error
 		}
 	}
 	return sortedCopy(spec.NameServers), nil
+}
+
+// allowCheckURL holds the address that a Producer has its hosts post to to the same rules as a name server. What its name leads to is looked at again when
+// it is dialled.
+func (c *connector) allowCheckURL(o object) error {
+	p, is := o.(*proxyv1alpha1.Producer)
+	if !is || p.Spec.Transactions == nil || p.Spec.Transactions.CheckURL == "" {
+		return nil
+	}
+	address, err := hostPort(p.Spec.Transactions.CheckURL)
+	if err == nil {
+		err = c.policy.CheckNameServer(address)
+	}
+	if err != nil {
+		return &Stalled{Reason: proxyv1alpha1.ReasonAddressRefused, Err: fmt.Errorf("spec.transactions.checkURL: %s: %w", address, err)}
+	}
+	return nil
+}
+
+// hostPort is where a URL leads. It has no part of the URL in its error.
+func hostPort(address string) (string, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" {
+		return "", errors.New("it is not a URL with a host")
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port), nil
 }
 
 // sortedCopy makes the order in which somebody wrote the addresses mean nothing: the registry compares groups and connections by them.

@@ -270,6 +270,9 @@ func (r *reconciler) desired(ctx context.Context, obj object) (registry.Spec, dr
 		Group: r.group(obj), DrainTimeout: common.DrainTimeout(), Confirm: r.confirm(obj),
 	}
 	connection, err := r.connect.connection(ctx, obj.GetNamespace(), &common.Connection, r.changes.of(client.ObjectKeyFromObject(obj)))
+	if err == nil {
+		err = r.connect.allowCheckURL(obj)
+	}
 	if err != nil {
 		return spec, driver.Capabilities{}, err
 	}

@@ -52,7 +52,7 @@ const (
 	ReasonGroupInUse = "GroupInUse"
 	// ReasonNameServersMissing: neither the object nor the operator names a name server.
 	ReasonNameServersMissing = "NameServersMissing"
-	// ReasonAddressRefused: a name server or a broker address is not on the operator's allow-list.
+	// ReasonAddressRefused: a name server, a broker address or a checkURL is not on the operator's allow-list.
 	ReasonAddressRefused = "AddressRefused"
 	// ReasonInvalidConfiguration: a value can never work; the message names the field.
 	ReasonInvalidConfiguration = "InvalidConfiguration"
