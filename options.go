@@ -27,7 +27,7 @@ type options struct {
 	allowedNameServers, defaultNameServers, watchNamespaces              []string
 	enableMemoryDriver                                                   bool
 	namespace, hostID, hostLockDir, endpoint, peerAddress                string
-	drainTimeout, shutdownGrace, auditInterval, keyRotation              time.Duration
+	drainTimeout, shutdownGrace, auditInterval, keyRotation, lagInterval time.Duration
 	limits                                                               server.Limits
 }
 
@@ -94,6 +94,7 @@ func (o *options) bindOperator(flags *flag.FlagSet) {
 	flags.DurationVar(&o.drainTimeout, "drain-timeout", 30*time.Second, "longest time for receivers to acknowledge when this host stops")
 	flags.DurationVar(&o.shutdownGrace, "shutdown-grace", 45*time.Second, "longest time for the whole stop; shorter than the pod's grace period")
 	flags.DurationVar(&o.auditInterval, "audit-interval", time.Minute, "time between two comparisons of running clients with the objects")
+	flags.DurationVar(&o.lagInterval, "lag-interval", time.Minute, "time between two questions to RocketMQ of what waits for a Consumer, for metrics and status; 0 = it is not asked")
 	flags.DurationVar(&o.keyRotation, "ack-key-rotation", controllers.DefaultKeyRotation,
 		"age at which the key of ack tokens is replaced, at least an hour; 0 = never. The keys are in the Secret "+controllers.KeysSecret+" of the operator's namespace")
 }

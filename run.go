@@ -33,6 +33,7 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/choice"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/lag"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/peers"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
@@ -218,8 +219,67 @@ func (h *host) buildProxy(uncached client.Client) error {
 	if err != nil {
 		return err
 	}
+	if err := h.buildLag(drivers.All(), clients, observed); err != nil {
+		return err
+	}
 	return h.buildDataPlane(uncached, observed)
 }
+
+// buildLag asks what waits for Consumers, for metrics and status.
+func (h *host) buildLag(drivers []driver.Driver, clients *proxy.Clients, observed *metrics.Metrics) error {
+	every := h.options.lagInterval
+	if every <= 0 {
+		return nil
+	}
+	alone := map[string]bool{}
+	for _, d := range drivers {
+		alone[d.Name()] = d.Capabilities().SingleHost
+	}
+	collector := lag.New(lag.Options{
+		Entries: h.registry.List, Every: every, Log: h.log.WithName("lag"),
+		Owns: func(e registry.EntryInfo) bool { return h.controllers.AsksFor(e, alone[e.Status.Driver]) },
+		Ask:  func(ctx context.Context, key registry.Key) ([]driver.Lag, error) { return h.lagOf(ctx, clients, key) },
+		Tell: func(ctx context.Context, e registry.EntryInfo, lags []driver.Lag, again time.Duration) {
+			observed.SetLag(e.Namespace, e.Name, lags, time.Now().Add(lagShown*again))
+			h.controllers.NoteLag(ctx, e, lags)
+		},
+	})
+	return h.manager.Add(onEveryHost(collector.Run))
+}
+
+// lagShown is for how many times the time to the next answer one is shown when that does not come.
+const lagShown = 3
+
+// lagOf asks beside the Consumer's client where the driver can: a question must neither start one that its idle time-out has stopped nor count as its use.
+func (h *host) lagOf(ctx context.Context, clients *proxy.Clients, key registry.Key) ([]driver.Lag, error) {
+	spec, found := h.registry.SpecOf(key)
+	if !found {
+		return nil, &registry.NotFoundError{Kind: key.Kind}
+	}
+	lags, err := clients.ReadLag(ctx, spec)
+	if driver.ReasonOf(err) != driver.Unsupported || err == nil {
+		return lags, err
+	}
+	use, found := h.registry.UseOpen(key)
+	if !found {
+		return nil, err
+	}
+	defer use.Release()
+	client, one := use.Client().(*proxy.ConsumerClient)
+	if !one {
+		return nil, err
+	}
+	return client.Lag(ctx)
+}
+
+// onEveryHost is a manager.Runnable that needs no election.
+type onEveryHost func(ctx context.Context) error
+
+// Start runs it.
+func (f onEveryHost) Start(ctx context.Context) error { return f(ctx) }
+
+// NeedLeaderElection is false: every host does its part.
+func (f onEveryHost) NeedLeaderElection() bool { return false }
 
 // move moves a Consumer's group through its client on this host.
 func (h *host) move(ctx context.Context, namespace, name string, to driver.Target) (mark string, err error) {

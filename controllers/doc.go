@@ -36,6 +36,9 @@
 // resourceVersion. status.hosts is one list item per host, each with its host's field manager. A healthy object costs one write per change
 // of its spec, not one per host. Others' status writes wake nobody; a dying object is looked at every 2 s.
 //
+// A Consumer's status has two more parts with managers of their own: seek (seek.go), by which it is moved once over all hosts, and whose change wakes every
+// host; and lag (lag.go), which is absent for whoever keeps up.
+//
 // # Trade-offs
 //
 // Secrets are read by name, at each change of an object and at least every minute, rather than watched: a watch needs the right to list all Secrets.

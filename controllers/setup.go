@@ -75,6 +75,7 @@ type Controllers struct {
 	primer      *primer
 	secrets     *sharedSecrets
 	seeks       *seeker
+	lags        *lagWriter
 }
 
 // Seeks moves Consumers for callers; nil without Options.Move.
@@ -103,7 +104,7 @@ func Setup(mgr ctrl.Manager, o Options) (*Controllers, error) {
 	c.secrets = newSharedSecrets(mgr.GetAPIReader())
 	connect := &connector{secrets: c.secrets, defaultNameServers: o.DefaultNameServers, policy: o.Addresses}
 	events := newEventRecorder(mgr.GetEventRecorder("rocketmq-proxy"), mgr.GetLogger().WithName("events"))
-	c.seeks = newSeeker(mgr, o, c.names, events)
+	c.seeks, c.lags = newSeeker(mgr, o, c.names, events), newLagWriter(mgr, o, c.names)
 	for _, kind := range []objectKind{producerKind{}, consumerKind{}} {
 		r := newReconciler(kind, mgr, o, c.names, connect, events)
 		if kind.kind() == registry.Consumer {

@@ -394,6 +394,19 @@ func (c *ConsumerClient) Seek(ctx context.Context, to driver.Target) (mark strin
 // lagTimeout bounds one question to the broker for the metrics.
 const lagTimeout = 5 * time.Second
 
+// ReadLag asks what waits for the Consumer of spec without opening its client; Unsupported where the driver cannot.
+func (c *Clients) ReadLag(ctx context.Context, spec registry.Spec) ([]driver.Lag, error) {
+	d, err := c.driver(spec.Driver)
+	if err != nil {
+		return nil, err
+	}
+	reader, can := d.(driver.LagReader)
+	if !can || spec.Consumer == nil || spec.Consumer.Broadcast { // whose receivers have groups of their own
+		return nil, driver.Errorf(driver.Unsupported, "driver", "the driver %s cannot tell what waits for a Consumer without its client", spec.Driver)
+	}
+	return reader.ReadLag(ctx, spec.Consumer.Config)
+}
+
 // Lag asks the broker what waits for the group.
 func (c *ConsumerClient) Lag(ctx context.Context) ([]driver.Lag, error) {
 	ctx, cancel := context.WithTimeout(ctx, lagTimeout)

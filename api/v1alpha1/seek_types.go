@@ -19,6 +19,26 @@ type ConsumerStatus struct {
 	// seek is the last seek of the Consumer, by its annotation or by a call. Absent: there was none.
 	// +optional
 	Seek *SeekStatus `json:"seek,omitempty"`
+
+	// lag is roughly what waits for the Consumer in RocketMQ, while that is much: from 1000 messages on, or when the oldest has waited for five minutes. It is
+	// written when it has become another size, at most once a minute; the metrics have it exactly. Absent: little waits, or nobody could tell yet.
+	// +optional
+	Lag *LagStatus `json:"lag,omitempty"`
+}
+
+// LagStatus is roughly what waits for a Consumer.
+type LagStatus struct {
+	// waiting is the number of messages of all topics that waited, retries included.
+	// +required
+	Waiting int64 `json:"waiting"`
+
+	// oldestAgeSeconds is how long the oldest of them had waited. Absent: it was not known.
+	// +optional
+	OldestAgeSeconds int64 `json:"oldestAgeSeconds,omitempty"`
+
+	// at is when RocketMQ was asked.
+	// +required
+	At metav1.Time `json:"at"`
 }
 
 // SeekState says how far a seek is.

@@ -300,6 +300,23 @@ type Lag struct {
 	Topic string
 	// Waiting is the number of messages not yet handed to this group (retries included).
 	Waiting int64
+	// Oldest is when the oldest of them was stored, by the broker's clock; of a retry, when it was stored to be delivered again. Zero = none waits, or it
+	// is not known.
+	Oldest time.Time
+}
+
+// Add counts n more that wait, the oldest of which was stored at oldest; zero = unknown.
+func (l *Lag) Add(n int64, oldest time.Time) {
+	l.Waiting += n
+	if n > 0 && !oldest.IsZero() && (l.Oldest.IsZero() || oldest.Before(l.Oldest)) {
+		l.Oldest = oldest
+	}
+}
+
+// LagReader is a Driver that can tell what waits for a Consumer without opening it.
+type LagReader interface {
+	// ReadLag answers what Consumer.Lag would. It asks the broker, joins nothing, changes nothing and leaves nothing behind.
+	ReadLag(ctx context.Context, cfg ConsumerConfig) ([]Lag, error)
 }
 
 // Message is a message as RocketMQ stores it, without the namespace prefix.

@@ -74,6 +74,7 @@ type Metrics struct {
 	ok atomic.Pointer[map[endpoint]okSeries] // see okCalls
 
 	// What is asked at each scrape.
+	waiting, oldestWaiting                                                                                        *prometheus.Desc
 	clients, uses, inFlight, inFlightBytes, deadLettersLeft, leftovers, goroutines, memory, build, certificateEnd *prometheus.Desc
 
 	mu          sync.Mutex // guards what follows
@@ -83,6 +84,7 @@ type Metrics struct {
 	consumers   map[object]struct{}
 	windows     map[*window]struct{}
 	letters     map[*letters]struct{}
+	lags        map[object]waits
 	version     Build
 }
 
@@ -95,7 +97,7 @@ var objectLabels = []string{"namespace", "name"}
 func New(r prometheus.Registerer, b Build) (*Metrics, error) {
 	m := &Metrics{
 		producers: make(map[object]struct{}), consumers: make(map[object]struct{}), windows: make(map[*window]struct{}),
-		letters: make(map[*letters]struct{}), version: b,
+		letters: make(map[*letters]struct{}), lags: make(map[object]waits), version: b,
 	}
 	var all []prometheus.Collector
 	m.define(func(c prometheus.Collector) { all = append(all, c) })
@@ -177,6 +179,10 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 	m.inFlightBytes = d.scraped("in_flight_bytes", "Bytes of the messages in flight.", objectLabels...)
 	m.deadLettersLeft = d.scraped("dead_letters_left", "Dead letters of a Consumer's group that were not redriven, or have others before them that were not, as of the last minute. "+
 		"Every host on which the Consumer was in use tells: take the maximum.", objectLabels...)
+	m.waiting = d.scraped("waiting_messages", "Messages of a topic that wait for a Consumer in RocketMQ, retries included; what is in flight or delayed is not among them. "+
+		"One of the hosts asks for each Consumer, whether somebody receives or not: take the max over hosts.", "namespace", "name", "topic")
+	m.oldestWaiting = d.scraped("oldest_waiting_seconds", "Age of the oldest message that waits, by when RocketMQ stored it; 0 when none does. Take the max over hosts.",
+		"namespace", "name", "topic")
 	m.leftovers = d.scraped("library_leftovers", "Goroutines that closed clients of the RocketMQ library left behind, by function.", "name")
 	m.goroutines = d.scraped("goroutines", "Goroutines of the process.")
 	m.memory = d.scraped("memory_bytes", "Memory of the process as Go sees it, by area: heap (live and not yet freed objects), stack, total (from the "+

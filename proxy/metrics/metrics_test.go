@@ -87,6 +87,7 @@ func TestEveryMetricIsWrittenDownWithHelp(t *testing.T) {
 
 // observeEverything makes each event happen once.
 func observeEverything(m *Metrics) {
+	m.SetLag("shop", "billing", []driver.Lag{{Topic: "orders", Waiting: 1, Oldest: time.Now()}}, time.Now().Add(time.Hour))
 	m.CallEnded("Send", "grpc", codes.OK, time.Millisecond)
 	m.Sent("shop", "orders", "OK", 2)
 	m.Transactions("shop", "orders", "begun")

@@ -112,7 +112,7 @@ var states = []registry.State{registry.Starting, registry.Running, registry.Idle
 
 // Describe implements prometheus.Collector.
 func (s *scraped) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{s.clients, s.uses, s.inFlight, s.inFlightBytes, s.deadLettersLeft, s.leftovers, s.goroutines, s.memory, s.build, s.certificateEnd} {
+	for _, d := range []*prometheus.Desc{s.waiting, s.oldestWaiting, s.clients, s.uses, s.inFlight, s.inFlightBytes, s.deadLettersLeft, s.leftovers, s.goroutines, s.memory, s.build, s.certificateEnd} {
 		out <- d
 	}
 }
@@ -136,6 +136,7 @@ func (s *scraped) Collect(out chan<- prometheus.Metric) {
 	}
 	m.collectWindows(gauge)
 	m.collectLetters(gauge)
+	m.collectLags(gauge)
 	if source.Leftovers != nil {
 		for name, n := range source.Leftovers() {
 			gauge(m.leftovers, float64(n), name)
@@ -232,6 +233,9 @@ func (m *Metrics) forget(kind registry.Kind, live map[object]bool) {
 		known, series = m.consumers, []*prometheus.CounterVec{
 			m.delivered, m.redelivered, m.ended, m.windowFull, m.paced, m.fetchFailures, m.giveBackFailures, m.deadFailures, m.redriven,
 		}
+	}
+	if kind == registry.Consumer {
+		m.forgetLags(live)
 	}
 	for _, gone := range m.takeGone(known, live) {
 		for _, vec := range series {

@@ -241,6 +241,17 @@ func (r *Registry) Status(key Key) (Status, bool) {
 	return e.status(), true
 }
 
+// SpecOf is what the last Acquire of key stated; false when there is no entry.
+func (r *Registry) SpecOf(key Key) (Spec, bool) {
+	r.state.mu.Lock()
+	defer r.state.mu.Unlock()
+	e := r.state.entries[key]
+	if e == nil {
+		return Spec{}, false
+	}
+	return e.spec, true
+}
+
 func (r *Registry) statusOf(e *entry) Status {
 	r.state.mu.Lock()
 	defer r.state.mu.Unlock()

@@ -247,8 +247,8 @@ func TestASilentReceiverKeepsItsLeases(t *testing.T) {
 	for _, r := range window {
 		seen[r.ID] = true
 	}
-	if _, waits := c.leases.progress(); waits[topic] > 2*(prefetchMessages+pullBatch) {
-		t.Errorf("%d messages wait in this process, the bound is %d", waits[topic], 2*(prefetchMessages+pullBatch))
+	if _, waits := c.leases.progress(); waits[topic].Waiting > 2*(prefetchMessages+pullBatch) {
+		t.Errorf("%d messages wait in this process, the bound is %d", waits[topic].Waiting, 2*(prefetchMessages+pullBatch))
 	}
 	for range sent - len(window) {
 		r := receive(t, c, 1, time.Minute)[0]

@@ -66,8 +66,8 @@ func TestASilentReceiverNeverStopsAPullLoopForTwoMinutes(t *testing.T) {
 			t.Fatalf("the library's pulling was not stopped: %v", tb.throttled)
 		}
 		came, waits := tb.progress()
-		if len(came) != 2 || waits["T"] != 4*pullBatch-10 {
-			t.Errorf("%d wait, want %d", waits["T"], 4*pullBatch-10)
+		if len(came) != 2 || waits["T"].Waiting != 4*pullBatch-10 {
+			t.Errorf("%d wait, want %d", waits["T"].Waiting, 4*pullBatch-10)
 		}
 		tb.fetch(4*pullBatch-10, time.Hour)
 		synctest.Wait()

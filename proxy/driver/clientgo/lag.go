@@ -6,6 +6,7 @@ package clientgo
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
@@ -23,36 +24,31 @@ func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
 	came, waits := c.leases.progress()
 	lags := make([]driver.Lag, len(c.cfg.Subscriptions))
 	for i, s := range c.cfg.Subscriptions {
-		lags[i] = driver.Lag{Topic: s.Topic, Waiting: waits[s.Topic]}
-		n, err := c.behind(ctx, c.prover.Name(s.Topic), came)
-		if err != nil {
+		lags[i] = waits[s.Topic]
+		lags[i].Topic = s.Topic
+		if err := c.behind(ctx, c.prover.Name(s.Topic), came, &lags[i]); err != nil {
 			return nil, wire.Errorf(err, "ask for the lag in %q", s.Topic)
 		}
-		lags[i].Waiting += n
 	}
 	for _, topic := range c.retries.known() {
-		n, err := c.behind(ctx, topic, came)
-		if err != nil {
+		if err := c.behind(ctx, topic, came, &lags[slices.Index(c.subscribed, c.retries.original(topic))]); err != nil {
 			return nil, wire.Errorf(err, "ask for the lag in %q", topic)
 		}
-		lags[slices.Index(c.subscribed, c.retries.original(topic))].Waiting += n
 	}
-	n, err := c.behind(ctx, wire.RetryTopic(c.group), came)
-	if err != nil {
+	if err := c.behind(ctx, wire.RetryTopic(c.group), came, &lags[0]); err != nil {
 		return nil, wire.Errorf(err, "ask for the lag in retries of group %q", c.cfg.Group)
 	}
-	lags[0].Waiting += n
 	return lags, nil
 }
 
-// behind sums up what topic's queues have after what came.
-func (c *consumer) behind(ctx context.Context, topic string, came map[queueKey]int64) (int64, error) {
+// behind adds what topic's queues have after what came.
+func (c *consumer) behind(ctx context.Context, topic string, came map[queueKey]int64, to *driver.Lag) error {
 	route, err := c.wire.Route(ctx, topic)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	queues := route.Readable(topic)
-	behind := make([]int64, len(queues))
+	behind, oldest := make([]int64, len(queues)), make([]time.Time, len(queues))
 	err = proof.All(ctx, len(queues), func(ctx context.Context, i int) error {
 		q := queues[i]
 		_, next, err := c.wire.Bounds(ctx, q, c.group)
@@ -65,21 +61,26 @@ func (c *consumer) behind(ctx context.Context, topic string, came map[queueKey]i
 		} else if !ok || committed.Offset > at {
 			at = committed.Offset
 		}
-		behind[i] = max(0, next-at)
-		return nil
+		if behind[i] = max(0, next-at); behind[i] == 0 {
+			return nil
+		}
+		stored, first, err := c.wire.StoredAt(ctx, q, c.group, at, next)
+		if first < next {
+			oldest[i] = stored
+		}
+		return err
 	})
-	var sum int64
-	for _, n := range behind {
-		sum += n
+	for i, n := range behind {
+		to.Add(n, oldest[i])
 	}
-	return sum, err
+	return err
 }
 
-// progress is the offset after the last message that came, by queue, and how many messages wait to be leased, by topic.
-func (t *leases) progress() (came map[queueKey]int64, waits map[string]int64) {
+// progress is the offset after the last message that came, by queue, and what waits to be leased, by topic.
+func (t *leases) progress() (came map[queueKey]int64, waits map[string]driver.Lag) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	came, waits = make(map[queueKey]int64), make(map[string]int64)
+	came, waits = make(map[queueKey]int64), make(map[string]driver.Lag)
 	for _, q := range t.state.queues {
 		if !q.dead && !q.lost && q.next >= 0 {
 			came[q.key] = q.next
@@ -87,7 +88,9 @@ func (t *leases) progress() (came map[queueKey]int64, waits map[string]int64) {
 	}
 	for _, a := range t.state.arrivals {
 		if a.status == waiting || a.status == arriving {
-			waits[a.content.Topic]++
+			lag := waits[a.content.Topic]
+			lag.Add(1, a.content.StoreTime)
+			waits[a.content.Topic] = lag
 		}
 	}
 	return came, waits

@@ -149,11 +149,17 @@ func caseLag(k *kit) {
 	topic, quiet, group := k.h.NewTopic(k, 4), k.h.NewTopic(k, 1), k.h.NewGroup(k)
 	cfg := k.consumerConfig(group, driver.Earliest, driver.Subscription{Topic: topic}, driver.Subscription{Topic: quiet})
 	c := k.consumerOf(cfg)
-	lag := func(want int64) func() error {
+	var oldest time.Time
+	check := func(want int64, read func() ([]driver.Lag, error)) func() error {
 		return func() error {
-			lags, err := c.Lag(k.within(k.facts.Open))
+			lags, err := read()
 			if err != nil {
 				return err
+			}
+			for _, l := range lags {
+				if (l.Waiting > 0) != !l.Oldest.IsZero() || l.Waiting > 0 && l.Oldest.UnixMilli() != oldest.UnixMilli() {
+					return fmt.Errorf("of %d that wait in %s the oldest was stored at %s, want %s", l.Waiting, l.Topic, l.Oldest, oldest)
+				}
 			}
 			byTopic := map[string]int64{}
 			for _, l := range lags {
@@ -165,9 +171,19 @@ func caseLag(k *kit) {
 			return nil
 		}
 	}
+	lag := func(want int64) func() error {
+		return check(want, func() ([]driver.Lag, error) { return c.Lag(k.within(k.facts.Open)) })
+	}
 	k.eventually(2*k.facts.Open, lag(0))
 	k.closing("consumer", c)
-	k.send(k.producer(topic), messages(topic, 12)...)
+	sent := messages(topic, 12)
+	k.send(k.producer(topic), sent...)
+	oldest = k.storeTimes(topic, sent)[sent[0].ID]
+	if reader, ok := k.d.(driver.LagReader); ok { // nobody has the group open
+		k.eventually(2*k.facts.Open, check(12, func() ([]driver.Lag, error) { return reader.ReadLag(k.within(k.facts.Open), cfg) }))
+	} else if k.caps.IdleConsumers {
+		k.Error("a driver whose Consumers may be idle must tell what waits for them")
+	}
 	cfg.ClientID = clientID()
 	c = k.consumerOf(cfg)
 	if k.caps.Prefetch == "" {

@@ -335,10 +335,11 @@ func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
 	lags := make([]driver.Lag, len(c.reads))
 	for i, r := range c.reads {
 		c.broker.letOut(r.cursor.topic, now)
-		lags[i] = driver.Lag{Topic: r.topic, Waiting: r.cursor.waiting(now)}
+		lags[i] = r.cursor.lag(r.topic, now)
 	}
 	if retry := c.group.retry; retry != nil {
-		lags[0].Waiting += retry.waiting(now) // of whatever topic they are, as RocketMQ counts them
+		waiting := retry.lag("", now)
+		lags[0].Add(waiting.Waiting, waiting.Oldest) // of whatever topic they are, as RocketMQ counts them
 	}
 	return lags, nil
 }

@@ -303,19 +303,24 @@ func (c *cursor) releaseAll() {
 	c.held, c.left, c.due, c.ready = nil, nil, nil, nil
 }
 
-// waiting counts what this group has not been handed, or has to be handed again.
-func (c *cursor) waiting(now time.Duration) int64 {
+// lag counts what this group has not been handed, or has to be handed again.
+func (c *cursor) lag(topic string, now time.Duration) driver.Lag {
 	c.expire(now)
-	n := int64(len(c.ready))
+	lag := driver.Lag{Topic: topic}
+	for _, h := range c.ready {
+		lag.Add(1, h.kept)
+	}
 	for i, q := range c.topic.queues {
-		n += int64(q.waitingFrom(c.positions[i]))
+		if first := q.index(c.positions[i]); first < len(q.messages) {
+			lag.Add(int64(len(q.messages)-first), q.messages[first].kept)
+		}
 	}
 	for _, h := range c.due {
 		if h.generation == 0 {
-			n++
+			lag.Add(1, h.kept)
 		}
 	}
-	return n
+	return lag
 }
 
 // dueHeap orders by due time; it keeps each element's index.

@@ -76,6 +76,10 @@ func (c *consumer) Seek(ctx context.Context, to driver.Target) (string, error) {
 		r.cursor.expire(now)
 		r.cursor.seek(to)
 	}
+	if retry := c.group.retry; retry != nil {
+		retry.expire(now)
+		retry.seek(driver.Target{To: driver.Latest})
+	}
 	b.state.lastGeneration++ // a number that no other seek has
 	return fmt.Sprintf("memory:%d", b.state.lastGeneration), after
 }
@@ -89,4 +93,25 @@ func (c *consumer) Superseded(handle driver.Handle) bool {
 	defer c.broker.mu.Unlock()
 	t, cur, err := c.locate(handle)
 	return err == nil && cur.left[t.generation] != nil
+}
+
+// ReadLag implements driver.LagReader.
+func (d memoryDriver) ReadLag(ctx context.Context, cfg driver.ConsumerConfig) ([]driver.Lag, error) {
+	if err := d.admit(ctx, Lag, &cfg.Connection, cfg.Group, cfg.Validate()); err != nil {
+		return nil, err
+	}
+	b := d.broker
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	g := b.state.groups[withNamespace(cfg.Connection.Namespace, cfg.Group)]
+	lags := make([]driver.Lag, len(cfg.Subscriptions))
+	for i, s := range cfg.Subscriptions {
+		lags[i].Topic = s.Topic
+		full := withNamespace(cfg.Connection.Namespace, s.Topic)
+		if g != nil && g.cursors[full] != nil {
+			b.letOut(g.cursors[full].topic, b.now())
+			lags[i] = g.cursors[full].lag(s.Topic, b.now())
+		}
+	}
+	return lags, nil
 }

@@ -70,9 +70,6 @@ func (q *queue) firstAt(t time.Time) int64 {
 	return q.messages[i].offset
 }
 
-// waitingFrom counts the messages at or after offset.
-func (q *queue) waitingFrom(offset int64) int { return len(q.messages) - q.index(offset) }
-
 // topic is guarded by Broker.mu.
 type topic struct {
 	name    string

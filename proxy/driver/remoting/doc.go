@@ -59,6 +59,8 @@
 //	a plain pop of %RETRY%group stops redelivery for all groups            it is popped in order (source in consumer.go)
 //	long polls whose connection is closed take nothing                    Close closes the connections at once (Close in consumer.go)
 //	brokers move the group's position at the pop                          lag is what nobody has leased (lag.go)
+//	a position that is set does not move a pop whose queue the broker has   positions are reset (seek.go); what was popped before is told by the broker's
+//	in memory, and a reset does not reach leases and nacks that run         own times, which leases and retries carry, and dropped when it comes
 //	a commit is done as often as it is told, at each place that checks    end.go
 //	have given the half message
 //	what was ended is written down after up to 3 s, and asked for until   a check looks into the index before it asks anybody (checks.go)

@@ -5,6 +5,8 @@ package remoting
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver/remoting/proof"
@@ -26,9 +28,10 @@ func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
 		lags[i].Topic = c.sources[i+1].name
 	}
 	places := c.places()
-	behind, seen, err := c.statistics(ctx, places)
+	behind, err := c.behind(ctx, places)
+	var oldest []time.Time
 	if err == nil {
-		err = c.askQueues(ctx, places, seen, behind)
+		oldest, err = c.oldest(ctx, behind)
 	}
 	switch {
 	case err != nil && c.gate.Shut():
@@ -36,10 +39,49 @@ func (c *consumer) Lag(ctx context.Context) ([]driver.Lag, error) {
 	case err != nil:
 		return nil, wire.Errorf(err, "ask for the lag of group %q", c.cfg.Group)
 	}
-	for topic, n := range behind {
-		lags[places[topic]].Waiting += n
+	for i, b := range behind {
+		lags[places[b.queue.Topic]].Add(b.next-b.at, oldest[i])
 	}
 	return lags, nil
+}
+
+// ReadLag implements driver.LagReader.
+func (d *Driver) ReadLag(ctx context.Context, cfg driver.ConsumerConfig) ([]driver.Lag, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	c := d.newConsumer(cfg)
+	defer c.leaveCluster()
+	return c.Lag(ctx)
+}
+
+// backlog is a queue in which something waits: from at to before next.
+type backlog struct {
+	queue    wire.Queue
+	at, next int64
+}
+
+// behind finds the queues in which something waits: by one question per broker for all topics, and queue by queue for the rest.
+func (c *consumer) behind(ctx context.Context, places map[string]int) ([]backlog, error) {
+	behind, seen, err := c.statistics(ctx, places)
+	if err != nil {
+		return nil, err
+	}
+	more, err := c.askQueues(ctx, places, seen)
+	return slices.DeleteFunc(append(behind, more...), func(b backlog) bool { return b.at >= b.next }), err
+}
+
+// oldest is when the first of what waits was stored, for each. One message of each queue is read for that.
+func (c *consumer) oldest(ctx context.Context, behind []backlog) ([]time.Time, error) {
+	oldest := make([]time.Time, len(behind))
+	return oldest, proof.All(ctx, len(behind), func(ctx context.Context, i int) error {
+		b := behind[i]
+		stored, at, err := c.cluster.wire.StoredAt(ctx, b.queue, c.group, b.at, b.next)
+		if at < b.next {
+			oldest[i] = stored
+		}
+		return err
+	})
 }
 
 // places maps every topic that holds messages of the group to its place in Lag's answer.
@@ -58,8 +100,8 @@ func (c *consumer) places() map[string]int {
 
 // statistics asks each broker for the group's progress in all topics at once. seen are the topics in which it has a position somewhere. Where the
 // credentials do not allow the question, nothing is seen.
-func (c *consumer) statistics(ctx context.Context, places map[string]int) (behind map[string]int64, seen map[string]bool, err error) {
-	behind, seen = make(map[string]int64), make(map[string]bool)
+func (c *consumer) statistics(ctx context.Context, places map[string]int) (behind []backlog, seen map[string]bool, err error) {
+	seen = make(map[string]bool)
 	brokers, err := c.brokers(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -72,10 +114,10 @@ func (c *consumer) statistics(ctx context.Context, places map[string]int) (behin
 		}
 		return err
 	})
-	for _, queues := range found {
+	for i, queues := range found {
 		for _, q := range queues {
 			if _, ours := places[q.Topic]; ours {
-				behind[q.Topic] += max(0, q.Max-q.Committed)
+				behind = append(behind, backlog{wire.Queue{Topic: q.Topic, Broker: brokers[i].Broker, ID: q.Queue, Address: brokers[i].Address}, q.Committed, q.Max})
 				seen[q.Topic] = true
 			}
 		}
@@ -97,7 +139,7 @@ func (c *consumer) brokers(ctx context.Context) ([]wire.Queue, error) {
 }
 
 // askQueues asks for the topics that were not seen, queue by queue.
-func (c *consumer) askQueues(ctx context.Context, places map[string]int, seen map[string]bool, behind map[string]int64) error {
+func (c *consumer) askQueues(ctx context.Context, places map[string]int, seen map[string]bool) (behind []backlog, err error) {
 	for topic := range places {
 		if seen[topic] {
 			continue
@@ -107,35 +149,33 @@ func (c *consumer) askQueues(ctx context.Context, places map[string]int, seen ma
 			continue // no retries
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		queues := route.Readable(topic)
-		waiting := make([]int64, len(queues))
+		waiting := make([]backlog, len(queues))
 		err = proof.All(ctx, len(queues), func(ctx context.Context, i int) (err error) {
 			waiting[i], err = c.waitingIn(ctx, queues[i])
 			return err
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, n := range waiting {
-			behind[topic] += n
-		}
+		behind = append(behind, waiting...)
 	}
-	return nil
+	return behind, nil
 }
 
-func (c *consumer) waitingIn(ctx context.Context, q wire.Queue) (int64, error) {
+func (c *consumer) waitingIn(ctx context.Context, q wire.Queue) (backlog, error) {
 	oldest, next, err := c.cluster.wire.Bounds(ctx, q, c.group)
 	if err != nil {
-		return 0, err
+		return backlog{}, err
 	}
 	at, err := c.cluster.wire.ConsumerOffset(ctx, q, c.group)
 	if err != nil {
-		return 0, err
+		return backlog{}, err
 	}
 	if !at.Known {
-		return max(0, next-oldest), nil
+		return backlog{q, oldest, next}, nil
 	}
-	return max(0, next-max(at.Offset, oldest)), nil
+	return backlog{q, max(at.Offset, oldest), next}, nil
 }

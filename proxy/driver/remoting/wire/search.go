@@ -22,7 +22,7 @@ func (c *Client) FirstAt(ctx context.Context, q Queue, group string, t time.Time
 	}
 	// Everything before low is older than t; high is not, or is the next offset.
 	look := func(at int64) error {
-		stored, offset, err := c.storedAt(ctx, q, group, at, high)
+		stored, offset, err := c.StoredAt(ctx, q, group, at, high)
 		switch {
 		case err != nil:
 			return err
@@ -52,8 +52,8 @@ func (c *Client) FirstAt(ctx context.Context, q Queue, group string, t time.Time
 	return high, nil
 }
 
-// storedAt is when the first message of q at offset at or after it, before end, was stored, and its offset; end when there is none.
-func (c *Client) storedAt(ctx context.Context, q Queue, group string, at, end int64) (time.Time, int64, error) {
+// StoredAt is when the first message of q at offset at or after it, before end, was stored, and its offset; end when there is none.
+func (c *Client) StoredAt(ctx context.Context, q Queue, group string, at, end int64) (time.Time, int64, error) {
 	for at < end {
 		answer, err := c.pull(ctx, q, group, at, 1, filterAll)
 		if answer == nil {

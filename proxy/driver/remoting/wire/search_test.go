@@ -110,7 +110,7 @@ func TestTheFirstMessageOfATimeOnARealBroker(t *testing.T) {
 	must(t, "dispatch", cluster.AwaitDispatch(t.Context()))
 	var stored []time.Time
 	for i := range int64(n) {
-		at, offset, err := s.storedAt(t.Context(), q, group, i, n)
+		at, offset, err := s.StoredAt(t.Context(), q, group, i, n)
 		if err != nil || offset != i {
 			t.Fatalf("message %d: %d, %v", i, offset, err)
 		}
