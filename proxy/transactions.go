@@ -183,9 +183,13 @@ func (o *checkObserver) CheckEnded(outcome checks.Outcome, times int, id string)
 	}
 }
 
-// notPosted keeps why spec.transactions.checkURL could not be asked.
+// notPosted keeps why spec.transactions.checkURL could not be asked; nil = it was.
 func (o *checkObserver) notPosted(err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if err == nil {
+		o.cause = ""
+		return
+	}
 	o.cause = "spec.transactions.checkURL: " + err.Error()
 }

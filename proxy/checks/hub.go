@@ -50,7 +50,8 @@ type Options struct {
 	// Seal makes the name under which an application answers; End ends a transaction by it.
 	Seal func(driver.Check) string
 	End  func(ctx context.Context, transaction string, d driver.Decision) (messageID string, err error)
-	// Post asks by HTTP while no receiver can be asked; nil = nobody does. Trouble is told why it could not; it must not block.
+	// Post asks by HTTP while no receiver can be asked; nil = nobody does. Trouble is told why it could not, and nil when it
+	// could; it must not block.
 	Post    *Poster
 	Trouble func(err error)
 	// Observer may be nil.

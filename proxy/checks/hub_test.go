@@ -36,6 +36,7 @@ type rig struct {
 	ended    map[string]driver.Decision
 	outcomes []string
 	troubles []string
+	answered int // posts that were
 }
 
 func newRig(t *testing.T, post *Poster) *rig {
@@ -45,6 +46,10 @@ func newRig(t *testing.T, post *Poster) *rig {
 		Trouble: func(err error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
+			if err == nil {
+				r.answered++
+				return
+			}
 			r.troubles = append(r.troubles, err.Error())
 		},
 	})
@@ -286,6 +291,9 @@ func TestDecisionsByHTTP(t *testing.T) {
 			r.want(name + " " + string(a.outcome) + " 1")
 			if r.mu.Lock(); (a.trouble != "") != (len(r.troubles) == 1) || a.trouble != "" && !strings.Contains(r.troubles[0], a.trouble) {
 				t.Errorf("troubles %q, want %q", r.troubles, a.trouble)
+			}
+			if (r.answered == 1) != (a.trouble == "") {
+				t.Errorf("%d posts are said to be answered, the trouble is %q", r.answered, a.trouble)
 			}
 			r.mu.Unlock()
 		})

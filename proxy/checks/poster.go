@@ -146,11 +146,11 @@ func (h *Hub) post(c *Check) bool {
 
 func (h *Hub) ask(c *Check) Outcome {
 	d, err := h.o.Post.ask(h.life, c)
+	if err == nil || h.life.Err() == nil {
+		h.o.Trouble(err)
+	}
 	switch {
 	case err != nil:
-		if h.life.Err() == nil {
-			h.o.Trouble(err)
-		}
 		return Unanswered
 	case d == "":
 		return Unknown
