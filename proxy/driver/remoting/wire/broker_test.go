@@ -154,6 +154,7 @@ func TestWhatWhichRightAllows(t *testing.T) {
 		"empty heartbeat": func(c *Client) error { return c.HeartBeat(t.Context(), q.Address, Heartbeat{ClientID: "me"}) },
 		"position":        func(c *Client) error { _, err := c.ConsumerOffset(t.Context(), q, group); return err },
 		"set position":    func(c *Client) error { return c.SetConsumerOffset(t.Context(), q, group, 0) },
+		"move":            func(c *Client) error { return c.ResetOffset(t.Context(), q, group, 0) },
 		"max offset":      func(c *Client) error { _, err := c.MaxOffset(t.Context(), q); return err },
 		"bounds":          func(c *Client) error { _, _, err := c.Bounds(t.Context(), q, group); return err },
 		"retry topic":     func(c *Client) error { return c.MaySend(t.Context(), q.Address, group, RetryTopic(group)) },
