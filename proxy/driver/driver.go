@@ -69,6 +69,8 @@ type Capabilities struct {
 	Transactions bool
 	// Seek: a group can be moved while its clients run.
 	Seek bool
+	// Ordered: ConsumerConfig.Ordered is kept. Otherwise a configuration that asks for it is refused as Unsupported.
+	Ordered bool
 	// SingleHost: a Consumer of this driver must run on one host only.
 	SingleHost bool
 	// TLS: Connection.TLS is kept. Otherwise a connection that asks for it is refused as Unsupported, never made in plain text.
@@ -175,6 +177,12 @@ type ConsumerConfig struct {
 	StartFrom     StartFrom
 	// StartTime is set with Timestamp and only then. It counts to the millisecond, which is what brokers keep.
 	StartTime time.Time
+	// Ordered lends each queue's messages in order and to one at a time. The messages of a queue that are lent together are a batch (Received.Batch).
+	// Nothing of that queue is lent to anybody of the group before all of the batch are acknowledged, or the leases of those that are not have ended,
+	// nacked and given back ones at their time. Then the queue comes again from the first that is not acknowledged on; of those behind it that are
+	// acknowledged, some may come again. So whoever ends, nacks or extends the lease of one means those behind it too, and acknowledges in order. All
+	// members of a group must be ordered, or none.
+	Ordered bool
 }
 
 // Producer sends. All methods are safe for concurrent use.
@@ -344,10 +352,13 @@ type Received struct {
 	Deadline time.Time
 	// BornTime is when the sender made it, StoreTime when the broker stored it.
 	BornTime, StoreTime time.Time
-	// Queue and Offset say where it is stored, for logs and the ordered delivery to come.
+	// Queue and Offset say where it is stored, for logs and order.
 	Broker string
 	Queue  int
 	Offset int64
+	// Batch, of an ordered Consumer, is the same for messages of a queue that were lent together, and another one for each time that it is lent. Fetch returns a
+	// batch in the order of its offsets, in one piece or in several Fetches. 0 = not ordered.
+	Batch uint64
 }
 
 // Bytes is the size that counts against credits: body, properties, keys and tag.

@@ -4,6 +4,7 @@
 package clientgo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -124,7 +125,7 @@ func (d *Driver) proveConsumer(ctx context.Context, cfg driver.ConsumerConfig) (
 	if err := cfg.Validate(); err != nil {
 		return nil, nil, err
 	}
-	if err := refuseTLS(cfg.Connection); err != nil {
+	if err := cmp.Or(refuseTLS(cfg.Connection), refuseOrder(cfg)); err != nil {
 		return nil, nil, err
 	}
 	r, err := newResolver(ctx, cfg.Connection)

@@ -65,6 +65,15 @@ func refuseTLS(c driver.Connection) error {
 	return nil
 }
 
+// refuseOrder refuses an ordered Consumer: the library's orderly mode takes queues for one process at a time by locks at the broker, has no leases, and
+// sends what fails back out of order after its retries.
+func refuseOrder(cfg driver.ConsumerConfig) error {
+	if cfg.Ordered {
+		return driver.Errorf(driver.Unsupported, "order", "the driver %s cannot deliver in order: use the driver Remoting with brokers 5.x, or order Unordered", Name)
+	}
+	return nil
+}
+
 // Leftovers implements driver.Driver. See leftovers.go.
 func (d *Driver) Leftovers() map[string]int { return d.countLeftovers() }
 

@@ -23,7 +23,7 @@ type testCase struct {
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	facts := h.Facts().withDefaults()
-	all := slices.Concat(openCases, sendCases, sizeCases, laterCases, deadLetterCases, orderedSendCases, fetchCases, startCases, seekCases, filterCases, leaseCases, groupCases, broadcastCases, closeCases, walkCases)
+	all := slices.Concat(openCases, sendCases, sizeCases, laterCases, deadLetterCases, orderedSendCases, fetchCases, startCases, seekCases, filterCases, leaseCases, orderedCases, groupCases, broadcastCases, closeCases, walkCases)
 	for _, alone := range []bool{true, false} {
 		name := map[bool]string{true: "alone", false: "side by side"}[alone]
 		t.Run(name, func(t *testing.T) {

@@ -21,6 +21,7 @@ type consumer struct {
 	reads      []read
 	// subscriptions are what reads are made of.
 	subscriptions []driver.Subscription
+	ordered       bool
 	// turn is the subscription that the next Fetch looks at first. Guarded by Broker.mu.
 	turn int
 }
@@ -146,6 +147,7 @@ func (c *consumer) received(k *basket) []*driver.Received {
 		rs[i] = &driver.Received{
 			Message: cloneMessage(&g.message.Message), Handle: c.broker.seal(t), Attempt: g.attempt, Deadline: deadline,
 			BornTime: g.message.born, StoreTime: g.message.kept, Broker: Name, Queue: g.message.queue, Offset: g.message.offset,
+			Batch: g.batch,
 		}
 	}
 	return rs
@@ -213,6 +215,7 @@ func (c *consumer) Ack(ctx context.Context, hs []driver.Handle) []error {
 		h, done := cur.find(t, now)
 		if h != nil {
 			cur.remove(h)
+			cur.wakeOrdered()
 		} else if !done {
 			return expired()
 		}
@@ -306,6 +309,7 @@ func (c *consumer) DeadLetter(ctx context.Context, m *driver.Received, reason st
 		}
 		if err == nil {
 			cur.remove(h)
+			cur.wakeOrdered()
 		}
 		return err
 	}, nil)

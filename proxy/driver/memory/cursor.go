@@ -59,6 +59,8 @@ type cursor struct {
 	due  dueHeap
 	// ready is served before new messages: what was given back first, then what expired or was delayed, by its time.
 	ready []*held
+	// ordered: the group's members are. What waits again is in no list then: it is found by its place.
+	ordered bool
 	// turn is the queue that the next Fetch looks at first.
 	turn    int
 	waiters map[*waiter]struct{}
@@ -111,7 +113,9 @@ func (c *cursor) expire(now time.Duration) {
 			continue
 		}
 		h.generation, h.owner = 0, nil
-		c.ready = append(c.ready, h)
+		if !c.ordered {
+			c.ready = append(c.ready, h)
+		}
 	}
 }
 
@@ -130,6 +134,8 @@ type basket struct {
 	deadline time.Duration
 	bytes    int64
 	grants   []grant
+	// batch is that of the queue which is being looked at; 0 = it has no order.
+	batch uint64
 }
 
 // grant is what is needed to tell the caller about a lease after the lock is released.
@@ -138,6 +144,7 @@ type grant struct {
 	cursor     *cursor
 	attempt    int
 	generation uint64
+	batch      uint64
 }
 
 func (k *basket) full() bool { return len(k.grants) >= k.request.MaxMessages }
@@ -154,15 +161,24 @@ func (k *basket) add(c *cursor, h *held) {
 	h.attempt++
 	heap.Push(&c.due, h)
 	k.bytes += h.Message.Bytes()
-	k.grants = append(k.grants, grant{h.stored, c, h.attempt, h.generation})
+	k.grants = append(k.grants, grant{h.stored, c, h.attempt, h.generation, k.batch})
 }
 
 // take fills the basket: first what waits again, then new messages from the queues in turn. It reports false when the basket is full.
 func (c *cursor) take(k *basket, matches filter) bool {
 	before := len(k.grants)
-	open := c.takeReady(k)
+	open := true
+	lanes := c.lanes()
+	if k.batch = 0; !c.ordered {
+		open = c.takeReady(k)
+	}
 	for i := 0; open && i < len(c.topic.queues); i++ {
-		open = c.takeNew(k, (c.turn+i)%len(c.topic.queues), matches)
+		number := (c.turn + i) % len(c.topic.queues)
+		if c.ordered {
+			open = c.takeLane(k, number, lanes[number], matches)
+		} else {
+			open = c.takeNew(k, number, matches)
+		}
 	}
 	c.turn = (c.turn + 1) % len(c.topic.queues)
 	if len(k.grants) > before {
@@ -266,10 +282,13 @@ func (c *cursor) release(h *held) {
 
 // requeue puts released messages at the head of the ready list, in their order.
 func (c *cursor) requeue(hs []*held) {
-	if len(hs) > 0 {
-		c.ready = slices.Concat(hs, c.ready)
-		c.wake()
+	if len(hs) == 0 {
+		return
 	}
+	if !c.ordered {
+		c.ready = slices.Concat(hs, c.ready)
+	}
+	c.wake()
 }
 
 // giveBackOf gives back what a Consumer has leased, in the order it was leased.
@@ -309,6 +328,13 @@ func (c *cursor) lag(topic string, now time.Duration) driver.Lag {
 	lag := driver.Lag{Topic: topic}
 	for _, h := range c.ready {
 		lag.Add(1, h.kept)
+	}
+	if c.ordered {
+		for _, h := range c.held {
+			if h.index < 0 {
+				lag.Add(1, h.kept)
+			}
+		}
 	}
 	for i, q := range c.topic.queues {
 		if first := q.index(c.positions[i]); first < len(q.messages) {

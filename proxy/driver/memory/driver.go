@@ -37,7 +37,7 @@ func (memoryDriver) Capabilities() driver.Capabilities {
 		// Every host has a broker of its own: a second host's Consumer would read another broker.
 		SingleHost: true,
 		TLS:        true, // nothing leaves the process
-		Delays:     "exact, up to 3 days", MaxDelay: maxAhead, Recall: true, Seek: true, Transactions: true, Broadcast: true,
+		Delays:     "exact, up to 3 days", MaxDelay: maxAhead, Recall: true, Ordered: true, Seek: true, Transactions: true, Broadcast: true,
 	}
 }
 
@@ -80,10 +80,16 @@ func (d memoryDriver) OpenConsumer(ctx context.Context, cfg driver.ConsumerConfi
 	if err != nil {
 		return nil, err
 	}
-	c := &consumer{broker: b, gate: newGate(), group: g, plainGroup: cfg.Group, namespace: cfg.Connection.Namespace, subscriptions: cfg.Subscriptions}
+	c := &consumer{broker: b, gate: newGate(), group: g, plainGroup: cfg.Group, namespace: cfg.Connection.Namespace, subscriptions: cfg.Subscriptions,
+		ordered: cfg.Ordered}
 	for i, t := range topics {
 		b.letOut(t, b.now()) // what was due before is older than a group that begins at the latest
-		c.reads = append(c.reads, read{cursor: g.cursorOf(t, &cfg), matches: filters[i], topic: cfg.Subscriptions[i].Topic})
+		cur := g.cursorOf(t, &cfg)
+		if cur.ordered != cfg.Ordered && g.members > 0 {
+			return nil, driver.Errorf(driver.Invalid, "order", "the group has a member that is not of this order")
+		}
+		cur.order(cfg.Ordered)
+		c.reads = append(c.reads, read{cursor: cur, matches: filters[i], topic: cfg.Subscriptions[i].Topic})
 	}
 	g.members++
 	b.state.clients[c.gate] = cfg.ClientID

@@ -32,6 +32,13 @@ func (c *cursor) seek(to driver.Target) {
 		c.forget(h)
 	}
 	c.ready = nil
+	for _, lane := range c.lanes() {
+		for _, h := range lane {
+			if h.index < 0 {
+				c.forget(h)
+			}
+		}
+	}
 	var delayed []*held
 	for _, h := range c.due {
 		switch {

@@ -67,6 +67,7 @@ func (d *Driver) newConsumer(cfg driver.ConsumerConfig) *consumer {
 		topics[i] = c.sources[i].topic
 	}
 	c.marks = marks(c.group, topics)
+	c.state.ordered = cfg.Ordered
 	cl.use(c.names()...)
 	c.Box = letters.New(letters.Options{Wire: cl.wire, Routes: cl, Config: cfg, Gate: c.gate, Stored: c.hurryClassic})
 	return c

@@ -55,6 +55,8 @@
 //	a change after an ack delivers again                                  refused for the last acks of this process; the window refuses the others
 //	a pop without an answer code of its own: 210 with restNum > 0 means   tried again after a pause that grows (landed in polls.go)
 //	that the queues are locked by other pops
+//	pops in order keep one batch for each queue, with traps of their own    order.go; the window above acknowledges in order (proxy/delivery/lanes.go)
+//	a pop in order without an answer holds its queues until its lease ends  it is asked again under its attempt id (attempt in polls.go)
 //	initMode 1 skips or repeats                                           positions are written when a group is made (start.go); pops use 0 always
 //	a plain pop of %RETRY%group stops redelivery for all groups            it is popped in order (source in consumer.go)
 //	long polls whose connection is closed take nothing                    Close closes the connections at once (Close in consumer.go)

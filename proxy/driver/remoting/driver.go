@@ -49,7 +49,7 @@ func (d *Driver) Name() string { return Name }
 func (d *Driver) Capabilities() driver.Capabilities {
 	return driver.Capabilities{
 		AckFromAnyHost: true, AckConfirmed: true, ExactAttempts: true, ExactNackDelay: true, GiveBackToBroker: true, IdleConsumers: true,
-		TLS: true, KeepsLeases: true, MaxLease: maxLease, Recall: true, Seek: true, Transactions: true, Broadcast: true,
+		TLS: true, KeepsLeases: true, MaxLease: maxLease, Recall: true, Ordered: true, Seek: true, Transactions: true, Broadcast: true,
 		Delays: "to about a second, up to the broker's limit (timerMaxDelaySec, 3 days unless changed)",
 	}
 }

@@ -123,6 +123,16 @@ func (s *fakeServer) stop() {
 	s.group.Wait()
 }
 
+// cut closes all connections.
+func (s *fakeServer) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for socket := range s.sockets {
+		socket.Close()
+		delete(s.sockets, socket)
+	}
+}
+
 func (s *fakeServer) address() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -115,14 +115,14 @@ func (c *consumer) command(m *poll) (*wire.Command, time.Duration) {
 		// Also for groups that start at the latest message: their positions were written when they were opened, and a queue without one was added
 		// since, so that all it has is new to them.
 		Earliest: true,
-		Order:    src.classic,
-	}
-	if src.classic {
-		// Never without order. A pop leaves a check point at the broker, and when it was of %RETRY%group and is not acknowledged in time, the service
+		// Of the classic retry topic never without order. A pop leaves a check point at the broker, and when it was of %RETRY%group and is not acknowledged in time, the service
 		// that delivers again breaks on the topic's name (PopReviveService.mergeAndRevive -> KeyBuilder.parseNormalTopic throws
 		// StringIndexOutOfBounds, 5.5.0), again and again: then nothing that went to its queue, of any group of the broker, is ever delivered again.
 		// Pops in order have no check point; the queue itself is held back until what was popped is acknowledged or its lease has ended.
-		r.Order, r.AttemptID = true, strconv.FormatUint(rand.Uint64(), 36)
+		Order: src.classic || c.cfg.Ordered, AttemptID: m.attempt,
+	}
+	if r.Order && r.AttemptID == "" {
+		r.AttemptID = strconv.FormatUint(rand.Uint64(), 36)
 	}
 	if m.kind == short {
 		return r.Command(), pollMargin

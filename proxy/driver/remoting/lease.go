@@ -63,7 +63,7 @@ func (c *consumer) changing(ctx context.Context, h driver.Handle, invisible time
 		}
 		return lease{}, wire.Errorf(err, "change a lease at broker %s", l.pop.Broker)
 	}
-	return c.changed(l, address, answer, sent, time.Now())
+	return c.changed(l, invisible, address, answer, sent, time.Now())
 }
 
 // bound is ctx that ends with the consumer.
@@ -102,9 +102,9 @@ func (c *consumer) change(l *lease, invisible time.Duration, uncounted bool) *wi
 // changed reads the answer to a change. It has the moment of the change by the broker's own clock, so that there is no doubt whether it came in time. One
 // that came too late has an effect all the same: in the 2 s before the broker delivers again it takes the place of the old lease, and the message would
 // be away for the new time although we say that it comes again. So that time is ended at once.
-func (c *consumer) changed(l lease, address string, answer *wire.Command, sent, received time.Time) (lease, error) {
+func (c *consumer) changed(l lease, invisible time.Duration, address string, answer *wire.Command, sent, received time.Time) (lease, error) {
 	if l.pop.Ordered() {
-		return c.changedInOrder(l, answer, received)
+		return c.changedInOrder(l, invisible, address, answer, sent, received)
 	}
 	c.heard(l.pop.Broker, answer, sent, received)
 	pop, err := wire.DecodeChange(answer, l.pop)
@@ -117,25 +117,20 @@ func (c *consumer) changed(l lease, address string, answer *wire.Command, sent, 
 		return l, nil
 	}
 	if pop.Invisible > 0 {
-		c.cluster.wire.Go(address, c.change(&l, 0, false), wire.RequestTimeout, func(answer *wire.Command, err error) {
-			if err != nil || answer.Code != wire.CodeSuccess {
-				c.driver.log.Info("A lease was changed after its end and could not be ended again; the message comes when the changed lease ends",
-					"group", c.cfg.Group, "ends", l.pop.Expires())
-			}
-		})
+		c.endAgain(&l, address)
 	}
 	return lease{}, driver.Errorf(driver.LeaseExpired, "", "the lease had ended by the clock of broker %s when the change arrived", l.pop.Broker)
 }
 
-// changedInOrder is changed for a message of the classic retry topic, whose answer repeats the time of the pop, or says nothing when the message
-// is not leased any more.
-func (c *consumer) changedInOrder(l lease, answer *wire.Command, received time.Time) (lease, error) {
-	pop, err := wire.DecodeChange(answer, l.pop)
-	if err != nil || l.left(c.clocks, received) <= 0 {
-		return lease{}, driver.Errorf(driver.LeaseExpired, "", "the lease had ended by the clock of broker %s", l.pop.Broker)
-	}
-	l.pop = pop
-	return l, nil
+// endAgain ends a lease that was changed after its end.
+func (c *consumer) endAgain(l *lease, address string) {
+	ends := l.pop.Expires()
+	c.cluster.wire.Go(address, c.change(l, 0, false), wire.RequestTimeout, func(answer *wire.Command, err error) {
+		if err != nil || answer.Code != wire.CodeSuccess {
+			c.driver.log.Info("A lease was changed after its end and could not be ended again; the message comes when the changed lease ends",
+				"group", c.cfg.Group, "ends", ends)
+		}
+	})
 }
 
 // GiveBack implements driver.Consumer: the messages come again after about 2 s, uncounted.
@@ -201,7 +196,9 @@ func (c *consumer) returned(l lease, address string, answer *wire.Command, err e
 	if err != nil {
 		return wire.Errorf(err, "give a message back to broker %s", l.pop.Broker)
 	}
-	_, err = c.changed(l, address, answer, sent, time.Now())
+	if _, err = c.changed(l, 0, address, answer, sent, time.Now()); err == nil {
+		c.countReturned(&l)
+	}
 	return err
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/rocketmq"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
 
@@ -46,26 +45,5 @@ func TestTheLongestNamesWork(t *testing.T) {
 	dead := receive(t, h.openConsumer(t, h.consumerConfig(h.NewGroup(t), driver.DeadLetterTopic(group))), 1, time.Minute)[0]
 	if dead.ID != again[1].ID {
 		t.Errorf("dead letter %s, want %s", dead.ID, again[1].ID)
-	}
-}
-
-// TestWhichRightsBroadcastingNeeds: a consumer's own to mark and to list (5.5.0 answers the list to whoever signs), and one more to delete.
-func TestWhichRightsBroadcastingNeeds(t *testing.T) {
-	h := newHarness(t, shared.Cluster(t))
-	t.Parallel()
-	topic, group := h.NewTopic(t, 1), h.NewGroup(t)
-	cfg := h.consumerConfig(driver.ReceiverGroup(group, driver.ReceiverKey("a")), topic)
-	cfg.Connection.Credentials = h.newUser(t, "receives_"+topic, rocketmq.Rights{Subscribe: []string{topic}, Groups: []string{group + "*"}})
-	c := h.openConsumer(t, cfg)
-	if err := h.driver.MarkGroup(within(t, 10*time.Second), cfg); err != nil {
-		t.Errorf("a mark needs no right but the group's: %v", err)
-	}
-	if groups, err := h.driver.ListGroups(within(t, 10*time.Second), cfg, driver.ReceiverGroups(group)); err != nil || len(groups) != 1 || groups[0].Seen.IsZero() {
-		t.Errorf("the list: %v, %v", groups, err)
-	}
-	mustClose(t, c)
-	wantReason(t, "remove", h.driver.RemoveGroup(within(t, 10*time.Second), cfg), driver.Unauthorized)
-	if cfg.Connection = h.Connection(); h.driver.RemoveGroup(within(t, 10*time.Second), cfg) != nil {
-		t.Error("an administrator cannot remove the group")
 	}
 }

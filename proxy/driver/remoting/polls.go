@@ -67,6 +67,9 @@ type pair struct {
 	retryAt  time.Time
 	// groupless: the broker does not know the group.
 	groupless bool
+	// attempt names the pop of an ordered consumer that is in the air, or the last one while no answer to it has come: what the broker lent to it, it lends
+	// again to one that repeats the name, and to no other.
+	attempt string
 	// due is when a classic retry topic is looked into again, eager until when it is polled like any other.
 	due, eager time.Time
 	// gone: the route does not name it any more.
@@ -93,6 +96,7 @@ type poll struct {
 	// bytes is what it is expected to bring.
 	bytes    int64
 	lease    time.Duration
+	attempt  string
 	sent     time.Time
 	received time.Time
 	answer   *wire.Command
@@ -103,8 +107,13 @@ type poll struct {
 type polls struct {
 	sync.Mutex
 	closed bool
-	pairs  []*pair
-	turn   int
+	// ordered: the consumer is; each pair has one pop at a time then. batches numbers what they bring.
+	ordered bool
+	batches uint64
+	// returned is how often each message that was popped in order was given back by this process: brokers count that as a delivery.
+	returned map[placeInLine]int
+	pairs    []*pair
+	turn     int
 	// pops in the air, and in arrived; lent is how many messages they may bring, expected how many bytes.
 	pops, lent int
 	expected   int64
@@ -198,7 +207,7 @@ func (p *pair) idleAt(now time.Time) bool {
 func (b *budget) park(p *pair) {
 	if b.scarce {
 		p.parked = true
-		b.made = append(b.made, &poll{pair: p, address: p.address, kind: question, lease: b.lease})
+		b.made = append(b.made, &poll{pair: p, address: p.address, kind: question, lease: b.lease, attempt: p.attempt})
 		return
 	}
 	if n := min(b.share, b.free, b.fits(p)); n > 0 && b.room > 0 {
@@ -209,7 +218,7 @@ func (b *budget) park(p *pair) {
 
 // take asks a busy pair for more. It reports whether it did.
 func (b *budget) take(p *pair) bool {
-	if p.gone || !p.ready || p.pops >= p.width || b.room <= 0 || b.now.Before(p.retryAt) {
+	if p.gone || !p.ready || p.pops >= p.width || b.ordered && p.pops > 0 || b.room <= 0 || b.now.Before(p.retryAt) {
 		return false
 	}
 	n := min(popMost, b.free, b.fits(p))
@@ -234,6 +243,12 @@ func (b *budget) fits(p *pair) int {
 
 func (b *budget) pop(p *pair, kind pollKind, n int) {
 	m := &poll{pair: p, address: p.address, kind: kind, count: n, bytes: min(int64(n)*p.size, popBytes), lease: b.lease}
+	if b.ordered {
+		if p.attempt == "" {
+			p.attempt = strconv.FormatUint(rand.Uint64(), 36)
+		}
+		m.attempt = p.attempt
+	}
 	p.pops++
 	b.pops++
 	b.lent += n
@@ -288,6 +303,9 @@ func (s *polls) landed(m *poll, o outcome, now time.Time) {
 	}
 	if m.kind != question {
 		p.pops--
+		if o.err == nil || o.code != 0 {
+			p.attempt = ""
+		}
 		if !o.found {
 			s.forget(m)
 		}

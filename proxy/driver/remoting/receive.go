@@ -45,6 +45,9 @@ func (c *consumer) decode(m *poll) (msgs []*driver.Received, size, rest int64, e
 		size += r.Bytes()
 		msgs = append(msgs, r)
 	}
+	if c.cfg.Ordered && !src.classic {
+		c.batch(m.pair.source, msgs)
+	}
 	if len(strangers) > 0 {
 		c.dismiss(m, strangers)
 	}

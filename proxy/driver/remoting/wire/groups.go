@@ -11,7 +11,7 @@ import (
 )
 
 // Groups are the names of the groups at the broker that begin with prefix, in order. Brokers have no shorter question: the answer has every group, so ask
-// rarely. 5.5.0 answers whoever signs where there is ACL.
+// rarely. It needs the right to list groups where there is ACL.
 func (c *Client) Groups(ctx context.Context, address, prefix string) ([]string, error) {
 	answer, err := c.Invoke(ctx, address, &Command{Code: reqAllGroups, Fields: map[string]string{}})
 	if err != nil {
