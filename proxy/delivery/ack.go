@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,6 +54,7 @@ type operation struct {
 
 // answering is one token on its way through an operation.
 type answering struct {
+	// index of its token and result; -1 = nobody asked for it, see lineUp.
 	index   int
 	content content
 	// asked is what the caller asked for: delay of a Nack, lease of a Modify; those two are clamped. The delay is set by claim when it is left to
@@ -71,6 +73,16 @@ type answering struct {
 	deadline  time.Time
 	// live: the window keeps the record of the renewed delivery.
 	live bool
+	// own is the result of what nobody asked for.
+	own Result
+}
+
+// result is where a's answer goes.
+func (a *answering) result(results []Result) *Result {
+	if a.index < 0 {
+		return &a.own
+	}
+	return &results[a.index]
 }
 
 // Ack acknowledges. It answers one result per token, in order; many tokens make one call of the driver. It waits for that call: OK means
@@ -168,6 +180,8 @@ func (w *Window) judge(token string, a *answering, r *Result) judgement {
 	}
 	a.content, a.handle = c, c.handle
 	switch {
+	case w.ordered && c.foreign == nil && c.id != 0:
+		return here // its deadline may have been moved with another one's
 	case w.isOver(&c):
 		r.set(Expired, "the ack deadline has passed")
 	case c.foreign == nil && c.id != 0:
@@ -210,6 +224,8 @@ type waiting struct {
 	kind Action
 	// done is closed at that operation's end; nil when it is the caller's own, which has a token twice.
 	done <-chan struct{}
+	// behind: the operation is on what is in front of it in its lane, and its answer is for that.
+	behind bool
 	// twin is the same token earlier in the same call, of a delivery that this window has no record of.
 	twin *answering
 }
@@ -272,8 +288,8 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 	// Of these no flight tells that a call has one twice, and the driver must be called once: a second nack or extension with one handle makes the message
 	// come twice.
 	var strangers map[driver.Handle]*answering
+	var e effects
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	now := w.now()
 	for _, a := range todo {
 		f := w.flights[a.content.id]
@@ -288,7 +304,7 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 			}
 			strangers[a.handle] = a
 			claimed = append(claimed, a)
-		case a.content.deadline <= now:
+		case a.content.deadline <= now && (f == nil || f.lane == nil || f.until <= now):
 			results[a.index].set(Expired, "the ack deadline has passed")
 		case f == nil:
 			w.endedLocked(op.kind, a.content, &results[a.index])
@@ -318,6 +334,11 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 			a.delay = w.settings.RetryBackoff.After(a.attempt())
 		}
 	}
+	if w.ordered {
+		claimed, others = w.lineUpLocked(op, claimed, others, results, now, &e)
+		w.refillLocked()
+	}
+	w.unlockAnd(&e)
 	return claimed, others
 }
 
@@ -396,7 +417,7 @@ func (w *Window) settle(op *operation, claimed []*answering, results []Result) {
 	var e effects
 	now := w.now()
 	for _, a := range claimed {
-		r := &results[a.index]
+		r := a.result(results)
 		w.settleOneLocked(op.kind, a, r, now, &e)
 		if f := a.flight; f != nil {
 			if f.op = nil; op.shared {
@@ -407,6 +428,9 @@ func (w *Window) settle(op *operation, claimed []*answering, results []Result) {
 				w.lapseLocked(f, now, &e)
 			}
 		}
+	}
+	for l, i := range e.cuts {
+		w.cutLocked(l, i, cutting{first: voidBehind, over: true}, now, &e)
 	}
 	delete(w.ops, op)
 	op.cancel()
@@ -421,9 +445,16 @@ func (w *Window) settle(op *operation, claimed []*answering, results []Result) {
 func (w *Window) settleOneLocked(kind Action, a *answering, r *Result, now int64, e *effects) {
 	f := a.flight
 	live := f != nil && f.state != ended
+	if f != nil && f.lane != nil {
+		defer w.settleInLineLocked(kind, a, r, live, now, e)
+	}
 	switch {
 	case a.err != nil:
 		over := w.explain(a.err, r)
+		if over && live && f.lane != nil {
+			w.cutLocked(f.lane, slices.Index(f.lane.flights, f), cutting{first: voidLeaseOver, over: true, counts: true}, now, e)
+			return
+		}
 		if over && live {
 			w.reasons.put(f.msg, reasonExpired)
 			w.endLocked(f, voidLeaseOver, now)
@@ -439,7 +470,7 @@ func (w *Window) settleOneLocked(kind Action, a *answering, r *Result, now int64
 	case kind == ActionNack:
 		r.set(OK, "")
 		r.EffectiveDelay = a.effective
-		if live {
+		if live && a.index >= 0 {
 			f.delay = a.effective
 			w.reasons.put(f.msg, nackReason(a.asked.Reason))
 			w.endLocked(f, voidNacked, now)
@@ -448,7 +479,7 @@ func (w *Window) settleOneLocked(kind Action, a *answering, r *Result, now int64
 	case kind == ActionModify:
 		r.set(OK, "")
 		r.Deadline = a.deadline
-		if live {
+		if live && a.index >= 0 {
 			w.renewLocked(f, a)
 		}
 	}
@@ -489,8 +520,8 @@ func (w *Window) renewLocked(f *flight, a *answering) {
 // the driver.
 func (w *Window) sealRenewed(claimed []*answering, results []Result) {
 	for _, a := range claimed {
-		r := &results[a.index]
-		if r.Outcome != OK {
+		r := a.result(results)
+		if a.index < 0 || r.Outcome != OK {
 			continue
 		}
 		c := a.content
@@ -518,7 +549,7 @@ func (w *Window) await(ctx context.Context, o waiting, kind Action, r *Result) (
 			return false
 		}
 	}
-	if o.kind != kind || kind == ActionModify {
+	if o.behind || o.kind != kind || kind == ActionModify {
 		return true
 	}
 	w.mu.Lock()

@@ -102,6 +102,10 @@ func (w *Window) buried(f *flight, err error) {
 		w.reasons.forget(f.msg)
 		w.endLocked(f, notVoid, now)
 		e.ended(DeadLettered, 1)
+		if f.lane != nil {
+			w.passedLocked(f)
+			e.passOn(f.lane)
+		}
 	case errors.Is(err, driver.ErrLeaseExpired) || f.lapsed || f.until <= now:
 		w.endLocked(f, notVoid, now)
 		e.ended(Lapsed, 1)

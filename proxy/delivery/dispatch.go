@@ -19,6 +19,8 @@ const (
 	backOffMax = 10 * time.Second
 	// errGrace: a Fetch that has waited this long without an error works.
 	errGrace = 3 * time.Second
+	// maxInLine bounds one Fetch of an ordered Consumer. RocketMQ lends no more than that in one pop.
+	maxInLine = 32
 	// emptyPause follows a Fetch that returned nothing and no error before its end, against its contract.
 	emptyPause = 10 * time.Millisecond
 )
@@ -46,10 +48,13 @@ type fetchPlan struct {
 // refillLocked follows each change that frees credit: held messages are placed first, then the dispatcher looks for more.
 func (w *Window) refillLocked() {
 	for _, c := range w.order {
-		for f := c.held.head; f != nil; {
-			next := f.next
-			c.place(f)
-			f = next
+		for again := true; again; {
+			again = false
+			for f := c.held.head; f != nil; {
+				next := f.next
+				again = c.place(f) && f.lane != nil || again // the next in its lane may stand before it in the list
+				f = next
+			}
 		}
 	}
 	if w.draining {
@@ -169,6 +174,12 @@ func (w *Window) wantLocked(c *class, now int64) (n int, size int64) {
 		return 0, 0
 	}
 	for r := c.head; r != nil && (n < room || size < byteRoom); r = r.next {
+		if w.ordered {
+			// A batch goes to one receiver, and what it has no credit for yet waits here while its lease runs.
+			n = min(max(n, r.maxMessages-r.outstanding), maxInLine)
+			size = max(size, r.maxBytes-r.outstandingBytes)
+			continue
+		}
 		n += r.maxMessages - r.outstanding
 		size += r.maxBytes - r.outstandingBytes
 	}
@@ -259,6 +270,10 @@ func (w *Window) accountLocked(n int, err error, over bool, now int64) {
 
 // receiveLocked takes one leased message into the window: to a receiver, to the dead-letter topic, or back.
 func (w *Window) receiveLocked(c *class, m *driver.Received, tooMany bool, now int64, e *effects) {
+	if m.Batch != 0 {
+		w.receiveInLineLocked(c, m, tooMany, now, e)
+		return
+	}
 	until := w.steady(m.Deadline)
 	switch {
 	case until <= now:

@@ -18,6 +18,11 @@
 // What no application has seen is given back (attempt unchanged): when its receiver goes away, when the transport refuses it, when half of
 // its lease is gone before it was taken, and when the window drains. What was written stays leased to its deadline. Nothing is nacked by us.
 //
+// # Order
+//
+// The messages of an ordered Consumer come in batches, one for each queue at a time; lanes.go has the rules for them, and lineup.go what they mean for
+// acknowledgements. Whatever is said above holds for each message; the lanes add what a message's end means for those behind it.
+//
 // # Tokens
 //
 // A token (token.go, sealer.go) is sealed and self-contained: who delivered, which delivery, which of its deadlines, and the driver's
@@ -38,6 +43,9 @@
 // of that message's lease, so that a receiver runs empty and can take it; then the others go on. A Fetch under way is not shortened when one
 // of several receivers leaves: what nobody wants any more is given back when it arrives. One Fetch has one lease, so that receivers with
 // different leases take turns, Fetch by Fetch; a turn lasts until something arrives.
+//
+// A batch that is larger than its receiver's credit waits here for the rest of it while its lease runs; so one Fetch of an ordered Consumer asks for no
+// more than the largest credit.
 //
 // If you debug: "why is nothing delivered" - wantLocked in dispatch.go; "why EXPIRED" - judge and endedLocked in ack.go; "why did it come
 // again" - sweepLocked in expiry.go.

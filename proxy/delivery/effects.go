@@ -5,6 +5,7 @@ package delivery
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
@@ -15,7 +16,12 @@ const giveBackTimeout = 5 * time.Second
 
 // effects is what follows from a change under the lock and must happen outside it: driver calls and the observer.
 type effects struct {
-	giveBack    []driver.Handle
+	giveBack []driver.Handle
+	// release is given back, too, but was seen, or acknowledged out of order. chain are lanes of which the first is.
+	release []driver.Handle
+	chain   []*lane
+	// cuts are to be made before the lock is released; see settle.
+	cuts        map[*lane]int
 	endings     [len(allEndings)]int
 	windowFull  bool
 	fetchFailed error
@@ -39,11 +45,16 @@ func (w *Window) unlockAnd(e *effects) {
 		w.totals[i] += e.endings[i]
 	}
 	// After Close the consumer is not ours to call; its own Close gives back what is leased.
-	back := len(e.giveBack) > 0 && (!w.closed || e.joined)
+	back := len(e.giveBack)+len(e.release) > 0 && (!w.closed || e.joined)
 	if back {
 		w.wg.Add(1)
 		w.givingBack++
 	}
+	if w.closed {
+		e.chain = nil
+	}
+	w.wg.Add(len(e.chain))
+	w.givingBack += len(e.chain)
 	w.armLocked()
 	w.checkQuietLocked()
 	w.mu.Unlock()
@@ -60,27 +71,34 @@ func (w *Window) unlockAnd(e *effects) {
 		w.obs.FetchFailed(e.fetchFailed)
 	}
 	if back {
-		w.doGiveBack(e.giveBack)
+		w.doGiveBack(slices.Concat(e.giveBack, e.release), len(e.giveBack))
+	}
+	for _, l := range e.chain {
+		w.ackAhead(l)
 	}
 }
 
-func (w *Window) doGiveBack(handles []driver.Handle) {
+// doGiveBack gives all handles back. No application has seen the first unseen of them, which count as given back.
+func (w *Window) doGiveBack(handles []driver.Handle, unseen int) {
 	defer w.wg.Done()
 	// Not the window's context: Close must not turn a give-back into a redelivery after the whole lease.
 	ctx, cancel := context.WithTimeout(context.Background(), giveBackTimeout)
 	defer cancel()
 	errs := w.callGiveBack(ctx, handles)
-	failed, first := 0, error(nil)
-	for _, err := range errs {
+	failed, returned, first := 0, unseen, error(nil)
+	for i, err := range errs {
 		if err != nil && driver.ReasonOf(err) != driver.LeaseExpired {
 			failed++
 			first = err
+			if i < unseen {
+				returned--
+			}
 		}
 	}
 	w.mu.Lock()
 	w.givingBack--
 	var e effects
-	e.ended(GivenBack, len(handles)-failed)
+	e.ended(GivenBack, returned)
 	w.unlockAnd(&e)
 	if failed > 0 {
 		w.log.Info("could not give messages back; they come again when their lease runs out", "messages", failed, "error", first.Error())

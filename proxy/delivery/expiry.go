@@ -15,6 +15,7 @@ const (
 	voidGivenBack
 	voidShortened
 	voidLeaseOver
+	voidBehind
 )
 
 func (v voidReason) String() string {
@@ -27,6 +28,8 @@ func (v voidReason) String() string {
 		return "its deadline was moved to an earlier time, which has passed"
 	case voidLeaseOver:
 		return "the lease in RocketMQ had ended already"
+	case voidBehind:
+		return "a message before it in its queue comes again, and then this one"
 	default:
 		return ""
 	}
@@ -168,6 +171,10 @@ func (w *Window) lapseLocked(f *flight, now int64, e *effects) {
 		w.heap.remove(f)
 		return
 	}
+	if f.lane != nil {
+		w.lapseInLineLocked(f, now, e)
+		return
+	}
 	if f.state >= taken {
 		w.reasons.put(f.msg, reasonExpired)
 	}
@@ -177,6 +184,10 @@ func (w *Window) lapseLocked(f *flight, now int64, e *effects) {
 
 // returnLocked ends a delivery that no application has seen, and has it given back.
 func (w *Window) returnLocked(f *flight, now int64, e *effects) {
+	if f.state != burying && f.inLine() {
+		w.returnInLineLocked(f, now, e)
+		return
+	}
 	w.endLocked(f, voidGivenBack, now)
 	e.giveBack = append(e.giveBack, f.handle)
 }

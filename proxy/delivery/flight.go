@@ -57,6 +57,11 @@ type flight struct {
 	// prev and next link it in exactly one flightList.
 	prev, next *flight
 
+	// lane is its queue's, of an ordered Consumer, else nil. ahead: the application has acknowledged it, and the broker does not know. asked: a call that
+	// acknowledges it waits for those in front of it.
+	lane         *lane
+	ahead, asked bool
+
 	// op is the driver call under way for it; answer is what the last one said that somebody else waited for.
 	op     *operation
 	answer *Result

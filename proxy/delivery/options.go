@@ -52,6 +52,8 @@ type Options struct {
 	Origin
 	// Capabilities are those of the driver that opened the consumer.
 	Capabilities driver.Capabilities
+	// Ordered: the consumer is; see lanes.go.
+	Ordered bool
 	// Sealer makes and opens tokens. Required. Windows share one.
 	Sealer *Sealer
 	// Peers asks the hosts that made the tokens of others; nil = nobody is asked.

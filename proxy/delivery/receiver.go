@@ -144,21 +144,28 @@ func (c *class) ringRemove(r *Receiver) {
 
 // place gives f, which is held, to the next receiver in turn whose credit takes it, and reports whether there was one.
 func (c *class) place(f *flight) bool {
+	if f.lane != nil {
+		return f.lane.place(c, f)
+	}
 	for r := c.head; r != nil; r = r.next {
-		if !r.fits(f) {
-			continue
+		if r.fits(f) {
+			r.give(f)
+			return true
 		}
-		c.held.remove(f)
-		f.state, f.recv = queued, r
-		r.queue.push(f)
-		r.outstanding++
-		r.outstandingBytes += f.bytes
-		c.ringRemove(r)
-		r.updateRing()
-		r.signal()
-		return true
 	}
 	return false
+}
+
+// give places f, which is held, with r.
+func (r *Receiver) give(f *flight) {
+	f.class.held.remove(f)
+	f.state, f.recv = queued, r
+	r.queue.push(f)
+	r.outstanding++
+	r.outstandingBytes += f.bytes
+	r.class.ringRemove(r)
+	r.updateRing()
+	r.signal()
 }
 
 func (r *Receiver) signal() {
@@ -222,6 +229,9 @@ func (r *Receiver) takeLocked(maxMessages int, maxBytes int64) (flights []*fligh
 		for f := r.queue.head; f != nil && len(flights) < n; f = r.queue.head {
 			if f.until <= now {
 				w.lapseLocked(f, now, &e)
+				if f.state == queued {
+					break // its deadline is being moved
+				}
 				continue
 			}
 			size += f.bytes
@@ -306,6 +316,11 @@ func (r *Receiver) close() {
 	w.leaveLocked(r, &e)
 	for _, f := range r.taken.all() {
 		w.unwrittenLocked(f, now, &e)
+	}
+	for _, f := range append(r.queue.all(), c.held.all()...) {
+		if f.lane != nil && f.lane.recv == r && f.open() {
+			w.leaveLaneLocked(f, now, &e)
+		}
 	}
 	for _, f := range r.queue.all() {
 		w.detachLocked(f)

@@ -33,6 +33,7 @@ var windowNumbers atomic.Uint64
 type Window struct {
 	consumer driver.Consumer
 	caps     driver.Capabilities
+	ordered  bool
 	origin   *origin
 	sealer   *Sealer
 	peers    Peers
@@ -69,6 +70,7 @@ type lockedState struct {
 
 	flights map[uint64]*flight
 	lastID  uint64
+	lanes   map[laneKey]*lane
 	bytes   int64
 	heap    wakeHeap
 	timer   *time.Timer
@@ -107,7 +109,7 @@ type lockedState struct {
 // NewWindow makes a window over c. It starts nothing: the first receiver does. The caller closes c, after Close of the window.
 func NewWindow(c driver.Consumer, o Options) *Window {
 	w := &Window{
-		consumer: c, caps: o.Capabilities, origin: newOrigin(o.Origin, windowNumbers.Add(1)),
+		consumer: c, caps: o.Capabilities, ordered: o.Ordered, origin: newOrigin(o.Origin, windowNumbers.Add(1)),
 		sealer: o.Sealer, peers: o.Peers, obs: o.Observer, log: o.Log, start: time.Now(),
 	}
 	if w.obs == nil {
@@ -120,6 +122,7 @@ func NewWindow(c driver.Consumer, o Options) *Window {
 	w.receivers = map[*Receiver]struct{}{}
 	w.classes = map[time.Duration]*class{}
 	w.flights = map[uint64]*flight{}
+	w.lanes = map[laneKey]*lane{}
 	w.voids = map[uint64]*flight{}
 	w.ops = map[*operation]struct{}{}
 	w.settings = w.complete(o.Settings)
