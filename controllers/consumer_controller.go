@@ -29,11 +29,15 @@ func (consumerKind) group(o object) string { return o.(*proxyv1alpha1.Consumer).
 // fetched and its receivers cannot know where that is.
 func (consumerKind) singleHost(caps driver.Capabilities) bool { return caps.SingleHost }
 
-// refuse: a client that leaves something behind each time it stops must not be stopped for a pause, and only some drivers broadcast.
+// refuse: a client that leaves something behind each time it stops must not be stopped for a pause, only some drivers broadcast, and order is not given up in
+// silence.
 func (consumerKind) refuse(o object, driverName string, caps driver.Capabilities) error {
 	if o.(*proxyv1alpha1.Consumer).Spec.Broadcasting() && !caps.Broadcast {
 		return fmt.Errorf("spec.model: the driver %s cannot broadcast: use the driver Remoting, which needs brokers of 5.0 or newer, or the model Clustering with a "+
 			"Consumer for each receiver", driverName)
+	}
+	if o.(*proxyv1alpha1.Consumer).Spec.Order == proxyv1alpha1.OrderOrdered && !caps.Ordered {
+		return fmt.Errorf("spec.order: the driver %s cannot deliver in order: remove order, or use the driver Remoting, which needs RocketMQ 5.x", driverName)
 	}
 	if o.(*proxyv1alpha1.Consumer).Spec.IdleTimeout() == 0 || caps.IdleConsumers {
 		return nil
@@ -79,7 +83,9 @@ func (consumerKind) fill(o object, connection driver.Connection, spec *registry.
 			subscriptions[i].Tag, subscriptions[i].SQL = s.Filter.Tag, s.Filter.SQL
 		}
 	}
-	config := driver.ConsumerConfig{Connection: connection, Group: spec.Group, Subscriptions: subscriptions, StartFrom: driver.Latest}
+	config := driver.ConsumerConfig{Connection: connection, Group: spec.Group, Subscriptions: subscriptions, StartFrom: driver.Latest,
+		Ordered: c.Order == proxyv1alpha1.OrderOrdered,
+	}
 	switch c.StartFrom {
 	case proxyv1alpha1.StartFromLatest:
 	case proxyv1alpha1.StartFromEarliest:

@@ -32,7 +32,7 @@ func (d declared) Capabilities() driver.Capabilities { return d.capabilities }
 func testSet(lines Lines) DriverSet {
 	return DriverSet{
 		ClientGo: declared{name: "ClientGo", capabilities: driver.Capabilities{SingleHost: true}},
-		Remoting: declared{name: "Remoting", capabilities: driver.Capabilities{TLS: true, IdleConsumers: true, Transactions: true, Broadcast: true}}, Lines: lines,
+		Remoting: declared{name: "Remoting", capabilities: driver.Capabilities{TLS: true, IdleConsumers: true, Transactions: true, Broadcast: true, Ordered: true}}, Lines: lines,
 	}
 }
 
@@ -293,4 +293,16 @@ func TestTransactionsNeedADriverThatHasThem(t *testing.T) {
 	}
 	b.set(choice.Line5, nil)
 	op.waitReady(o, "orders")
+}
+
+func TestOrderNeedsADriverThatDeliversInOrder(t *testing.T) {
+	b := &brokers{line: choice.Line4}
+	op := startOperator(t, operatorOptions{namespace: newNamespace(t), probe: b.probe})
+	o := op.apply("Consumer", "mailer", goodConsumer+"\norder: Ordered")
+	op.waitCondition(o, "mailer", proxyv1alpha1.ConditionAccepted, "False", proxyv1alpha1.ReasonUnsupported)
+	if c := conditionOf(o, proxyv1alpha1.ConditionReady); !strings.Contains(c.Message, "spec.order") || !strings.Contains(c.Message, "Remoting") {
+		t.Errorf("the message does not name the field and what to do: %q", c.Message)
+	}
+	b.set(choice.Line5, nil)
+	op.waitCondition(o, "mailer", proxyv1alpha1.ConditionReady, "True", proxyv1alpha1.ReasonReady)
 }

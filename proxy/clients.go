@@ -141,11 +141,6 @@ func (c *Clients) openBroadcast(ctx context.Context, d driver.Driver, spec regis
 	if err := d.ProbeConsumer(ctx, config); err != nil {
 		return nil, err
 	}
-	if _, err := keeper.ListGroups(ctx, config, driver.ReceiverGroups(config.Group)); err != nil {
-		return nil, &driver.Error{
-			Reason: driver.ReasonOf(err), Field: "model", Err: err, Message: "broadcasting lists the groups of its receivers at the brokers, and that failed: " + err.Error(),
-		}
-	}
 	open := func(ctx context.Context, own registry.Spec) (*ConsumerClient, error) {
 		return c.openConsumer(ctx, d, own, id, log.WithValues("group", own.Group))
 	}
@@ -162,7 +157,7 @@ func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec regist
 	window := delivery.NewWindow(consumer, delivery.Options{
 		Settings:     windowSettings(spec),
 		Origin:       delivery.Origin{ConsumerUID: spec.UID, Host: c.o.HostID, Incarnation: c.o.Incarnation},
-		Capabilities: d.Capabilities(), Sealer: c.o.Sealer, Peers: c.o.Peers,
+		Capabilities: d.Capabilities(), Ordered: config.Ordered, Sealer: c.o.Sealer, Peers: c.o.Peers,
 		Observer: c.o.Metrics.Window(spec.Namespace, spec.Name), Log: log,
 	})
 	serving, drain := context.WithCancel(context.Background()) // Drain or Close ends it

@@ -20,7 +20,7 @@ func sameProducer(a, b driver.ProducerConfig) bool {
 // sameConsumer is sameProducer for Consumers.
 func sameConsumer(a, b driver.ConsumerConfig) bool {
 	return sameConnection(a.Connection, b.Connection) && a.Group == b.Group && slices.Equal(a.Subscriptions, b.Subscriptions) &&
-		a.StartFrom == b.StartFrom && a.StartTime.Equal(b.StartTime)
+		a.StartFrom == b.StartFrom && a.Ordered == b.Ordered && a.StartTime.Equal(b.StartTime)
 }
 
 func sameConnection(a, b driver.Connection) bool {

@@ -25,6 +25,9 @@ import (
 // +kubebuilder:validation:XValidation:rule="!has(self.model) || self.model != 'Broadcasting' || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".model",message="model Broadcasting needs driver Remoting or Auto: ClientGo keeps no position for a receiver"
 // +kubebuilder:validation:XValidation:rule="!has(self.model) || self.model != 'Broadcasting' || !has(self.idleTimeoutSeconds) || self.idleTimeoutSeconds == 0",fieldPath=".idleTimeoutSeconds",message="idleTimeoutSeconds: with model Broadcasting each receiver's client is closed a minute after the receiver has gone; remove idleTimeoutSeconds"
 // +kubebuilder:validation:XValidation:rule="!has(self.broadcast) || has(self.model) && self.model == 'Broadcasting'",fieldPath=".broadcast",message="broadcast needs model Broadcasting; remove broadcast, or create another Consumer with that model"
+// +kubebuilder:validation:XValidation:rule="has(self.order) == has(oldSelf.order) && (!has(self.order) || self.order == oldSelf.order)",fieldPath=".order",message="order cannot be set, changed or removed later: all members of a group must deliver in order, or none; create another Consumer with a group of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.order) || self.order != 'Ordered' || !has(self.driver) || self.driver != 'ClientGo'",fieldPath=".order",message="order: Ordered needs driver Remoting or Auto: ClientGo has no leases in order; remove order or change driver"
+// +kubebuilder:validation:XValidation:rule="!has(self.order) || self.order != 'Ordered' || !has(self.model) || self.model != 'Broadcasting'",fieldPath=".order",message="order: Ordered needs model Clustering: create a Consumer with a group of its own for each receiver in order"
 type ConsumerSpec struct {
 	CommonSpec `json:",inline"`
 
@@ -55,6 +58,13 @@ type ConsumerSpec struct {
 	// later, by the broker's clock. While it is ahead no client starts. It cannot be changed later. Absent: startFrom is something else.
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
+
+	// order is how the messages of a queue are delivered: Unordered, or Ordered, one batch after the other, each to one receiver, and nothing more of the
+	// queue before all of a batch are acknowledged; messages with equal sharding keys are in one queue. Ordered needs the driver Remoting, or Auto
+	// with brokers of 5.0 or newer, and a group that nobody reads without order. It cannot be changed later. Absent: Unordered.
+	// +optional
+	// +default="Unordered"
+	Order Order `json:"order,omitempty"`
 
 	// ackDeadlineSeconds is how long an application has to acknowledge a delivery before it comes again, 10 to 600; a receiver may ask
 	// for another time. Absent: 60.
@@ -253,6 +263,17 @@ type Filter struct {
 	// +kubebuilder:validation:MaxLength=4096
 	SQL string `json:"sql,omitempty"`
 }
+
+// Order is how the messages of a queue are delivered.
+//
+// +kubebuilder:validation:Enum=Unordered;Ordered
+type Order string
+
+// The values of spec.order.
+const (
+	OrderUnordered Order = "Unordered"
+	OrderOrdered   Order = "Ordered"
+)
 
 // StartFrom is where a group without a position begins.
 //

@@ -60,6 +60,9 @@ func capabilityTable() string {
 			return choose(c.TLS, "yes", "no: refused in the same way")
 		}},
 		{"messages with a `sharding_key` keep their order", func(driver.Capabilities) string { return "yes" }},
+		{"Consumers with `order: Ordered`", func(c driver.Capabilities) string {
+			return choose(c.Ordered, "yes", "no: refused in the same way as a time-out for idle Consumers")
+		}},
 		{"messages that are delivered later (`deliver_at`, `delay`)", func(c driver.Capabilities) string { return cell(c.Delays) }},
 		{"Recall", func(c driver.Capabilities) string {
 			return choose(c.Recall, "yes; RocketMQ needs `recallMessageEnable=true` at its brokers, 5.4 or newer", "no: FAILED_PRECONDITION")

@@ -34,6 +34,15 @@ func keyIn(lane, queues int) string {
 	}
 }
 
+// wantNothingLeft waits until all is done, and looks.
+func (g *rig) wantNothingLeft(t *testing.T) {
+	t.Helper()
+	synctest.Wait()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	want(t, "in flight, waiting, lines and pins", g.inFlight+g.waiting+int(g.waitingBytes)+len(g.lines)+len(g.pins), 0)
+}
+
 func TestEachLaneHasOneRequestInTheAirAndGathersItsOwn(t *testing.T) {
 	inTime(t, func(t *testing.T) {
 		g := newRig(t, Settings{Enabled: true, FullInAir: 8})
@@ -57,7 +66,7 @@ func TestEachLaneHasOneRequestInTheAirAndGathersItsOwn(t *testing.T) {
 				}
 			}
 		}
-		want(t, "lines and pins that are left", len(g.lines)+len(g.pins), 0)
+		g.wantNothingLeft(t)
 	})
 }
 
@@ -137,7 +146,7 @@ func TestAfterAFailedRequestTheRestOfItsKeyIsNotSent(t *testing.T) {
 				wantStored(t, g.Send(t.Context(), "t", all), all)
 				g.wg.Wait()
 				g.wantReadyCounted(t)
-				want(t, "lines and pins that are left", len(g.lines)+len(g.pins)+g.waiting+int(g.waitingBytes), 0)
+				g.wantNothingLeft(t)
 			})
 		})
 	}
@@ -164,7 +173,7 @@ func TestOnlyTheFailedKeyIsHeldBackWhereTheOthersWereStored(t *testing.T) {
 			}
 		}
 		g.wantReadyCounted(t)
-		want(t, "what waits", g.waiting+int(g.waitingBytes), 0)
+		g.wantNothingLeft(t)
 	})
 }
 
@@ -198,7 +207,7 @@ func TestAKeyStaysInItsLineWhileItsMessagesAreUnderWayAlsoWhenItsLaneChanges(t *
 		want(t, "requests at once", len(g.p.sent()), 1)
 		g.wg.Wait()
 		want(t, "stored", strings.Join(g.p.topicIDs("t"), " "), "a/0-0 a/1-0 a/2-0 a/3-0")
-		want(t, "lines and pins that are left", len(g.lines)+len(g.pins), 0)
+		g.wantNothingLeft(t)
 	})
 }
 
@@ -215,7 +224,7 @@ func TestKeyedCallsAreThrottledAndGivenUpAsOthersAre(t *testing.T) {
 		wantReason(t, *left, 2, driver.Timeout)
 		wantStored(t, *last, keyed("a", "3", 1))
 		want(t, "stored", strings.Join(g.p.topicIDs("t"), " "), "a/0-0 a/3-0")
-		want(t, "lines and pins that are left", len(g.lines)+len(g.pins)+g.waiting, 0)
+		g.wantNothingLeft(t)
 	})
 }
 
@@ -277,9 +286,7 @@ func TestModel_KeysKeepTheirOrder(t *testing.T) {
 					highest[key] = max(highest[key], n+1)
 				}
 				want(t, "keys", len(highest), callers)
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				want(t, "left", g.inFlight+g.waiting+int(g.waitingBytes)+len(g.lines)+len(g.pins), 0)
+				g.wantNothingLeft(t)
 				t.Logf("%d requests", g.seen.requests)
 			})
 		})

@@ -31,11 +31,8 @@ type scan struct {
 // newScan looks at the queues. token is where an earlier call stopped; empty = at the first letter.
 func newScan(ctx context.Context, box driver.DeadLetters, choice *Selection, token string) (*scan, error) {
 	s := &scan{box: box, choice: choice, end: time.Now().Add(longest)}
-	if deadline, ok := ctx.Deadline(); ok {
-		// Of a short deadline half is left, so that every call does something.
-		if end := deadline.Add(-min(spare, time.Until(deadline)/2)); end.Before(s.end) {
-			s.end = end
-		}
+	if deadline, ok := ctx.Deadline(); ok && deadline.Add(-spare).Before(s.end) {
+		s.end = deadline.Add(-spare)
 	}
 	var err error
 	if s.at, err = parseCursor(token); err != nil {

@@ -348,17 +348,3 @@ func TestACloseWhileAReceiverIsOpenedEndsIt(t *testing.T) {
 	})
 	all.Wait()
 }
-
-func TestABroadcastingConsumerThatMayNotListGroupsIsNotReady(t *testing.T) {
-	r := proxytest.New(t, proxytest.Options{})
-	lift := r.Broker.Faults().Fail(memory.Keep, 0, driver.Errorf(driver.Unauthorized, "", "no permission"))
-	key := r.Acquire("billing", func(s *registry.Spec) {
-		s.Consumer = proxytest.ConsumerSpec("orders")
-		s.Consumer.Broadcast, s.Consumer.MaxReceivers, s.Consumer.ReceiverExpiry = true, 3, time.Hour
-	})
-	r.Eventually("it says why", func() bool {
-		s, _ := r.Registry.Status(key)
-		return s.State == registry.Failed && driver.ReasonOf(s.Err) == driver.Unauthorized && strings.Contains(s.Err.Error(), "lists the groups")
-	})
-	lift()
-}

@@ -8,13 +8,11 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/deadletter"
-	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
@@ -61,11 +59,7 @@ func (s *Server) showDeadLetters(ctx context.Context, c *call, req *pb.ListDeadL
 	if q.Selection, err = selectionOf(req.GetSelection()); err != nil {
 		return nil, err
 	}
-	box, err := boxOf(use)
-	if err != nil {
-		return nil, err
-	}
-	page, err := box.ListDeadLetters(ctx, q)
+	page, err := use.Client().(DeadLetterBox).ListDeadLetters(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +82,7 @@ func (s *Server) redriveDeadLetters(ctx context.Context, c *call, req *pb.Redriv
 	if err != nil {
 		return nil, err
 	}
-	box, err := boxOf(use)
-	if err != nil {
-		return nil, err
-	}
-	p, err := box.RedriveDeadLetters(ctx, o)
+	p, err := use.Client().(DeadLetterBox).RedriveDeadLetters(ctx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -100,14 +90,6 @@ func (s *Server) redriveDeadLetters(ctx context.Context, c *call, req *pb.Redriv
 		Redriven: proto.Int32(int32(p.Redriven)), AlreadyRedriven: proto.Int32(int32(p.Already)), Skipped: proto.Int32(int32(p.Skipped)), Left: &p.Left,
 		NextPageToken: p.Next, Problem: validText(p.Problem),
 	}, nil
-}
-
-// boxOf is the access to dead letters, of a Consumer that has any.
-func boxOf(use Use) (DeadLetterBox, error) {
-	if box, ok := use.Client().(DeadLetterBox); ok {
-		return box, nil
-	}
-	return nil, failure(codes.FailedPrecondition, string(driver.Unsupported), "", "this Consumer has no dead letters of a group")
 }
 
 // orderOf checks what a redrive asks for. All letters must be asked for in so many words: a selection that was forgotten must not redrive everything.

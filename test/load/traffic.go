@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -34,6 +35,8 @@ type SendOptions struct {
 	Messages, Callers, Bytes int
 	// Pause between two sends of a caller.
 	Pause time.Duration
+	// Key is the sharding key; SendInOrder sets it.
+	Key string
 	// Stubborn also retries FAILED_PRECONDITION, for tests in which somebody repairs the object meanwhile.
 	Stubborn bool
 }
@@ -70,6 +73,31 @@ func Send(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o SendOpt
 	return nil
 }
 
+// SendInOrder sends Messages messages for each of keys, those of one key one after the other, with the ids <prefix>/<key>/<number from 0>. Each key belongs to
+// one of the Callers.
+func SendInOrder(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o SendOptions, keys []string) error {
+	client := proxyv1alpha1.NewProducerServiceClient(connection)
+	group, ctx := errgroup.WithContext(ctx)
+	for caller := range o.Callers {
+		group.Go(func() error {
+			for n := range o.Messages {
+				for i := caller; i < len(keys); i += o.Callers {
+					mine := o
+					mine.Key = keys[i]
+					if err := sendOne(ctx, client, l, mine, fmt.Sprintf("%s/%s/%d", o.Prefix, keys[i], n)); err != nil {
+						return err
+					}
+				}
+				if o.Pause > 0 {
+					pause(ctx, o.Pause)
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
 func sendOne(ctx context.Context, client proxyv1alpha1.ProducerServiceClient, l *Ledger, o SendOptions, id string) error {
 	body := make([]byte, o.Bytes)
 	if _, err := rand.Read(body); err != nil {
@@ -77,7 +105,7 @@ func sendOne(ctx context.Context, client proxyv1alpha1.ProducerServiceClient, l 
 	}
 	l.Trying(id, body)
 	request := &proxyv1alpha1.SendRequest{Namespace: o.Producer.Namespace, Producer: o.Producer.Name, Messages: []*proxyv1alpha1.Message{
-		{Topic: o.Topic, Id: id, Content: &proxyv1alpha1.Message_Body{Body: body}},
+		{Topic: o.Topic, Id: id, Content: &proxyv1alpha1.Message_Body{Body: body}, ShardingKey: o.Key},
 	}}
 	for try := 0; ; try++ {
 		call, cancel := context.WithTimeout(ctx, 10*time.Second)
