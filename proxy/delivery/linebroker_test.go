@@ -257,8 +257,13 @@ func (b *lineBroker) DeadLetter(ctx context.Context, m *driver.Received, _ strin
 }
 
 func (b *lineBroker) Lag(context.Context) ([]driver.Lag, error) { return nil, nil }
-func (b *lineBroker) Err() error                                { return nil }
-func (b *lineBroker) Close(context.Context) error               { return nil }
+func (b *lineBroker) Seek(context.Context, driver.Target) (string, error) {
+	return "", driver.Errorf(driver.Unsupported, "", "a fake")
+}
+func (b *lineBroker) SetMark(string)                {}
+func (b *lineBroker) Superseded(driver.Handle) bool { return false }
+func (b *lineBroker) Err() error                    { return nil }
+func (b *lineBroker) Close(context.Context) error   { return nil }
 
 // crash loses the records of what is lent, as a kill does within 5 s.
 func (b *lineBroker) crash() {
