@@ -15,6 +15,7 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/deadletter"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/delivery"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
+	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/metrics"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/server"
 )
@@ -25,6 +26,8 @@ type BroadcastPeriods struct {
 	Sweep, Linger time.Duration
 	// Mark is how often a group in use is marked at the brokers. 10 min.
 	Mark time.Duration
+	// Measure is the time between two looks at what waits for the receivers that are here. 1 min.
+	Measure time.Duration
 	// Expire is the time between two looks for groups that nobody has used for ConsumerSpec.ReceiverExpiry. 1 h.
 	Expire time.Duration
 	// Listed is how long a list of groups is believed when a new receiver comes. 30 s.
@@ -35,7 +38,7 @@ func (p BroadcastPeriods) withDefaults() BroadcastPeriods {
 	for _, f := range []struct {
 		value    *time.Duration
 		fallback time.Duration
-	}{{&p.Sweep, 30 * time.Second}, {&p.Linger, time.Minute}, {&p.Mark, 10 * time.Minute}, {&p.Expire, time.Hour}, {&p.Listed, 30 * time.Second}} {
+	}{{&p.Sweep, 30 * time.Second}, {&p.Linger, time.Minute}, {&p.Mark, 10 * time.Minute}, {&p.Measure, time.Minute}, {&p.Expire, time.Hour}, {&p.Listed, 30 * time.Second}} {
 		if *f.value <= 0 {
 			*f.value = f.fallback
 		}
@@ -63,6 +66,7 @@ type BroadcastClient struct {
 	log     logr.Logger
 	drained chan struct{}
 	drain   sync.Once
+	untrack func() // takes the receivers out of the metrics
 
 	// life ends with Close; work counts goroutines and the armed timer, and is added to under mu while not closed.
 	life    context.Context
@@ -80,6 +84,9 @@ type lockedState struct {
 	receivers        map[string]*receiver // by driver.ReceiverKey
 	timer            *time.Timer
 	expireAt         time.Time
+	// waiting is what waited at measuredAt for the receiver that was furthest behind.
+	waiting    int64
+	measuredAt time.Time
 	// known are the keys of the groups at the brokers as they were listed at listedAt, and those that were made here since.
 	known    map[string]bool
 	listedAt time.Time
@@ -97,11 +104,12 @@ type receiver struct {
 }
 
 func newBroadcastClient(
-	open func(context.Context, registry.Spec) (*ConsumerClient, error), keeper driver.GroupKeeper, spec registry.Spec, periods BroadcastPeriods, log logr.Logger,
+	open func(context.Context, registry.Spec) (*ConsumerClient, error), keeper driver.GroupKeeper, spec registry.Spec, periods BroadcastPeriods, m *metrics.Metrics, log logr.Logger,
 ) *BroadcastClient {
 	b := &BroadcastClient{open: open, keeper: keeper, periods: periods.withDefaults(), log: log, drained: make(chan struct{})}
 	b.life, b.endLife = context.WithCancel(context.Background())
 	b.spec, b.receivers = spec, map[string]*receiver{}
+	b.untrack = m.TrackReceivers(spec.Namespace, spec.Name, b.count)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.expireAt = time.Now().Add(b.periods.Sweep)
@@ -331,6 +339,7 @@ func (b *BroadcastClient) Close(ctx context.Context) error {
 	b.timer = nil
 	b.mu.Unlock()
 	b.endLife()
+	b.untrack()
 	b.drain.Do(func() { close(b.drained) })
 	// 2. Joined: whoever was opening a client has put it where it is found, or closed it.
 	joined := make(chan struct{})

@@ -41,7 +41,7 @@ func (b *BroadcastClient) sweep() {
 			unmarked = append(unmarked, r)
 		}
 	}
-	spec, expire := b.spec, !now.Before(b.expireAt)
+	spec, expire, measure := b.spec, !now.Before(b.expireAt), now.Sub(b.measuredAt) >= b.periods.Measure && len(b.receivers) > 0
 	if expire {
 		b.expireAt = now.Add(b.periods.Expire)
 	}
@@ -55,6 +55,9 @@ func (b *BroadcastClient) sweep() {
 	}
 	if expire {
 		b.expire(spec, now)
+	}
+	if measure {
+		b.measure(now)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -115,6 +118,34 @@ func (b *BroadcastClient) expire(spec registry.Spec, now time.Time) {
 		b.log.Info("could not look after the groups of a broadcasting Consumer's receivers at RocketMQ; it is tried again", "namespace", spec.Namespace,
 			"name", spec.Name, "error", err.Error())
 	}
+}
+
+// measure asks what waits for each receiver that is here.
+func (b *BroadcastClient) measure(now time.Time) {
+	ctx, cancel := context.WithTimeout(b.life, keepTimeout)
+	defer cancel()
+	worst := int64(0)
+	for _, c := range b.clients() {
+		lags, err := c.Lag(ctx)
+		if err != nil {
+			return // the broker is away, which others tell; the last number stays
+		}
+		waiting := int64(0)
+		for _, l := range lags {
+			waiting += l.Waiting
+		}
+		worst = max(worst, waiting)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting, b.measuredAt = worst, now
+}
+
+// count is for the metrics.
+func (b *BroadcastClient) count() (receivers int, waiting int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.receivers), b.waiting
 }
 
 func (b *BroadcastClient) has(key string) bool {

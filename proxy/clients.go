@@ -144,7 +144,7 @@ func (c *Clients) openBroadcast(ctx context.Context, d driver.Driver, spec regis
 	open := func(ctx context.Context, own registry.Spec) (*ConsumerClient, error) {
 		return c.openConsumer(ctx, d, own, id, log.WithValues("group", own.Group))
 	}
-	return newBroadcastClient(open, keeper, spec, c.o.Broadcast, log), nil
+	return newBroadcastClient(open, keeper, spec, c.o.Broadcast, c.o.Metrics, log), nil
 }
 
 func (c *Clients) openConsumer(ctx context.Context, d driver.Driver, spec registry.Spec, id driver.ClientID, log logr.Logger) (*ConsumerClient, error) {

@@ -76,6 +76,8 @@ var rows = []row{
 		{"Waiting in RocketMQ", "short", "Not delivered yet, retries included; without what is in flight or delayed.", one("{{namespace}}/{{name}} {{topic}}", "max by (namespace, name, topic) (rocketmq_proxy_waiting_messages{"+objects+"})")},
 		{"Age of the oldest that waits", "s", "", one("{{namespace}}/{{name}} {{topic}}", "max by (namespace, name, topic) (rocketmq_proxy_oldest_waiting_seconds{"+objects+"})")},
 		{"Window full", "ops", "Times that fetching stopped although a receiver had credit.", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_window_full_total", objects, "namespace, name"))},
+		{"Receivers of broadcasting Consumers", "short", "On each host.", one("{{namespace}}/{{name}}", now("rocketmq_proxy_broadcast_receivers", objects, "namespace, name"))},
+		{"Waiting for the slowest receiver", "short", "Messages that a broadcasting Consumer's receiver has not got yet.", one("{{namespace}}/{{name}}", now("rocketmq_proxy_broadcast_waiting_messages", objects, "namespace, name"))},
 		{"Held back by rateLimit", "short", "Share of the time in which a receiver had to wait for it.", one("{{namespace}}/{{name}}", rate("rocketmq_proxy_rate_limited_seconds_total", objects, "namespace, name"))},
 		{"Dead letters", "ops", "Given up, and given to their group again.", []query{
 			{"given up {{namespace}}/{{name}}", rate("rocketmq_proxy_deliveries_ended_total", objects+`, outcome="dead_lettered"`, "namespace, name")},

@@ -74,8 +74,8 @@ type Metrics struct {
 	ok atomic.Pointer[map[endpoint]okSeries] // see okCalls
 
 	// What is asked at each scrape.
-	waiting, oldestWaiting                                                                                        *prometheus.Desc
-	clients, uses, inFlight, inFlightBytes, deadLettersLeft, leftovers, goroutines, memory, build, certificateEnd *prometheus.Desc
+	waiting, oldestWaiting                                                                                                                     *prometheus.Desc
+	clients, uses, inFlight, inFlightBytes, receivers, receiversWaiting, deadLettersLeft, leftovers, goroutines, memory, build, certificateEnd *prometheus.Desc
 
 	mu          sync.Mutex // guards what follows
 	source      Source
@@ -83,6 +83,7 @@ type Metrics struct {
 	producers   map[object]struct{}
 	consumers   map[object]struct{}
 	windows     map[*window]struct{}
+	broadcasts  map[*broadcast]struct{}
 	letters     map[*letters]struct{}
 	lags        map[object]waits
 	version     Build
@@ -96,7 +97,7 @@ var objectLabels = []string{"namespace", "name"}
 // New makes the metrics and registers them; an error says which name was taken already.
 func New(r prometheus.Registerer, b Build) (*Metrics, error) {
 	m := &Metrics{
-		producers: make(map[object]struct{}), consumers: make(map[object]struct{}), windows: make(map[*window]struct{}),
+		producers: make(map[object]struct{}), consumers: make(map[object]struct{}), windows: make(map[*window]struct{}), broadcasts: make(map[*broadcast]struct{}),
 		letters: make(map[*letters]struct{}), lags: make(map[object]waits), version: b,
 	}
 	var all []prometheus.Collector
@@ -183,6 +184,9 @@ func (m *Metrics) define(add func(prometheus.Collector)) {
 		"One of the hosts asks for each Consumer, whether somebody receives or not: take the max over hosts.", "namespace", "name", "topic")
 	m.oldestWaiting = d.scraped("oldest_waiting_seconds", "Age of the oldest message that waits, by when RocketMQ stored it; 0 when none does. Take the max over hosts.",
 		"namespace", "name", "topic")
+	m.receivers = d.scraped("broadcast_receivers", "Receivers of a broadcasting Consumer that are on this host, or were a moment ago.", objectLabels...)
+	m.receiversWaiting = d.scraped("broadcast_waiting_messages", "Messages that wait for the receiver of a broadcasting Consumer that is furthest behind, of those on "+
+		"this host; asked each minute.", objectLabels...)
 	m.leftovers = d.scraped("library_leftovers", "Goroutines that closed clients of the RocketMQ library left behind, by function.", "name")
 	m.goroutines = d.scraped("goroutines", "Goroutines of the process.")
 	m.memory = d.scraped("memory_bytes", "Memory of the process as Go sees it, by area: heap (live and not yet freed objects), stack, total (from the "+

@@ -120,6 +120,7 @@ func observeEverything(m *Metrics) {
 	m.Redriven("shop", "billing", 1)
 	m.SetCertificate(func() time.Time { return time.Unix(1, 0) })
 	m.TrackWindow("shop", "billing", func() (int, int64) { return 7, 700 })
+	m.TrackReceivers("shop", "screens", func() (int, int64) { return 3, 10 })
 	m.TrackDeadLetters("shop", "billing", func() (int64, bool) { return 3, true })
 	m.SetSource(Source{Entries: entries("orders", "billing"), Leftovers: func() map[string]int { return map[string]int{"library.func1": 3} }})
 }
@@ -254,6 +255,7 @@ func TestNilMetricsMakeNoObservers(t *testing.T) {
 		t.Error("an observer was made")
 	}
 	m.TrackWindow("a", "b", nil)()
+	m.TrackReceivers("a", "b", nil)()
 	m.TrackDeadLetters("a", "b", nil)()
 	m.Redriven("a", "b", 1)
 }

@@ -60,6 +60,50 @@ func (m *Metrics) TrackWindow(namespace, name string, inFlight func() (messages 
 	}
 }
 
+// broadcast is what tells of a broadcasting Consumer's receivers.
+type broadcast struct {
+	of        object
+	receivers func() (n int, waiting int64)
+}
+
+// TrackReceivers makes receivers part of each scrape until the returned function is called; it must not block, and nothing is shown while there are none. A
+// nil *Metrics does nothing.
+func (m *Metrics) TrackReceivers(namespace, name string, receivers func() (n int, waiting int64)) (end func()) {
+	if m == nil {
+		return func() {}
+	}
+	b := &broadcast{of: object{namespace, name}, receivers: receivers}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.broadcasts[b] = struct{}{}
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.broadcasts, b)
+	}
+}
+
+// collectBroadcasts shows the client with more receivers of two: while a client is replaced there are two.
+func (m *Metrics) collectBroadcasts(gauge setGauge) {
+	m.mu.Lock()
+	tracked := slices.Collect(maps.Keys(m.broadcasts))
+	m.mu.Unlock()
+	type load struct {
+		receivers int
+		waiting   int64
+	}
+	loads := make(map[object]load)
+	for _, b := range tracked {
+		if n, waiting := b.receivers(); n > loads[b.of].receivers {
+			loads[b.of] = load{n, waiting}
+		}
+	}
+	for of, l := range loads {
+		gauge(m.receivers, float64(l.receivers), of.namespace, of.name)
+		gauge(m.receiversWaiting, float64(l.waiting), of.namespace, of.name)
+	}
+}
+
 // letters is what tells of a Consumer's dead letters.
 type letters struct {
 	of   object
@@ -112,7 +156,7 @@ var states = []registry.State{registry.Starting, registry.Running, registry.Idle
 
 // Describe implements prometheus.Collector.
 func (s *scraped) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{s.waiting, s.oldestWaiting, s.clients, s.uses, s.inFlight, s.inFlightBytes, s.deadLettersLeft, s.leftovers, s.goroutines, s.memory, s.build, s.certificateEnd} {
+	for _, d := range []*prometheus.Desc{s.waiting, s.oldestWaiting, s.clients, s.uses, s.inFlight, s.inFlightBytes, s.receivers, s.receiversWaiting, s.deadLettersLeft, s.leftovers, s.goroutines, s.memory, s.build, s.certificateEnd} {
 		out <- d
 	}
 }
@@ -135,6 +179,7 @@ func (s *scraped) Collect(out chan<- prometheus.Metric) {
 		m.collectEntries(source.Entries(), gauge)
 	}
 	m.collectWindows(gauge)
+	m.collectBroadcasts(gauge)
 	m.collectLetters(gauge)
 	m.collectLags(gauge)
 	if source.Leftovers != nil {

@@ -113,6 +113,23 @@ func TestEveryReceiverGetsEveryMessageAndGoesOnWhereItWas(t *testing.T) {
 	b.want("c, which begins at the earliest", b.take("c", 4), "1", "2", "3", "4")
 }
 
+func TestReceiversAndTheirLagAreInTheMetrics(t *testing.T) {
+	b := newBroadcasting(t, proxy.BroadcastPeriods{Sweep: 5 * time.Millisecond, Measure: 5 * time.Millisecond})
+	if n := b.Metric("rocketmq_proxy_broadcast_receivers"); n != 0 {
+		t.Errorf("%v receivers before there is one", n)
+	}
+	b.Send("orders", "1", "2", "3")
+	b.take("fast", 3)
+	if _, err := b.Consumers().Pull(t.Context(), &pb.PullRequest{Namespace: "shop", Consumer: "billing", ClientId: "slow", MaxMessages: 1}); err != nil {
+		t.Fatal(err)
+	}
+	b.Eventually("the slow one's lag is there", func() bool {
+		return b.Metric("rocketmq_proxy_broadcast_receivers", "name", "billing") == 2 && b.Metric("rocketmq_proxy_broadcast_waiting_messages", "name", "billing") == 2
+	})
+	b.take("slow", 2)
+	b.Eventually("it is gone", func() bool { return b.Metric("rocketmq_proxy_broadcast_waiting_messages", "name", "billing") == 0 })
+}
+
 func TestStreamsOfOneReceiverShareItsMessages(t *testing.T) {
 	b := newBroadcasting(t, proxy.BroadcastPeriods{})
 	var mu sync.Mutex
