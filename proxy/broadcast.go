@@ -54,6 +54,12 @@ const (
 	removing = 8
 )
 
+var (
+	_ server.Broadcaster   = (*BroadcastClient)(nil)
+	_ server.DeadLetterBox = (*BroadcastClient)(nil)
+	_ registry.Remover     = (*BroadcastClient)(nil)
+)
+
 // BroadcastClient is what runs for a Consumer with model Broadcasting: for each receiver that is here a ConsumerClient of a group of its own, opened when
 // it comes and closed a while after it has gone. A receiver is known by its client id, and where it stands is its group's position at the brokers, so that
 // it goes on wherever it comes again. Without receivers there is one timer. It implements registry.Client.

@@ -212,6 +212,10 @@ func TestABroadcastingConsumerWantsToKnowWhoReceives(t *testing.T) {
 	if reason, _, _ := info(err); reason != "Unsupported" || !strings.Contains(err.Error(), "%DLQ%shop_billing%%") {
 		t.Errorf("the dead letters of all: %v", err)
 	}
+	_, err = b.Consumers().Seek(t.Context(), &pb.SeekRequest{Namespace: "shop", Consumer: "billing", To: &pb.SeekRequest_End_{End: pb.SeekRequest_EARLIEST}})
+	if reason, _, _ := info(err); reason != "Unsupported" {
+		t.Errorf("a seek of all: %v", err)
+	}
 }
 
 func TestTooManyReceiversAreRefused(t *testing.T) {
