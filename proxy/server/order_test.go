@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
@@ -39,6 +40,10 @@ func TestMessagesBehindAWrongOneAreNotStored(t *testing.T) {
 		if e.GetReason() != reason || reason == "EarlierMessageFailed" && (!e.GetRetryable() || codes.Code(e.GetCode()) != codes.Unavailable || !strings.HasSuffix(e.GetField(), ".sharding_key")) {
 			t.Errorf("message %d: %v, want reason %q", i, e, reason)
 		}
+	}
+	_, err = r.Producers().Send(t.Context(), &pb.SendRequest{Namespace: "shop", Producer: "orders", Messages: []*pb.Message{keyed("a", ""), keyed("a", "behind it")}})
+	if reason, field, _ := info(err); status.Code(err) != codes.InvalidArgument || reason != "InvalidMessage" || field != "messages[0].body" {
+		t.Errorf("a call of a wrong message and one behind it: %v; trying it again would be in vain", err)
 	}
 	code, answer := r.Post("/v1alpha1/namespaces/shop/producers/orders:send", `{"messages": [{"text": "by HTTP", "sharding_key": "a"}]}`)
 	if code != http.StatusOK {

@@ -261,11 +261,12 @@ func (s *Server) answerSend(c *call, b *sendBatch) (*pb.SendResponse, error) {
 }
 
 // allFailed is the error of a call of which nothing was stored. Its code is that of the first message that may be tried again, else of the
-// first: a caller that goes by the code alone must not give up a message that could still be stored.
+// first: a caller that goes by the code alone must not give up a message that could still be stored. One behind a failed message of its sharding key does
+// not count: it can be stored when that one can.
 func allFailed(response *pb.SendResponse, retryAfter time.Duration, bounded bool) error {
 	worst := response.Results[0].Error
 	for _, r := range response.Results {
-		if r.Error.Retryable {
+		if r.Error.Retryable && r.Error.Reason != string(driver.EarlierFailed) {
 			worst = r.Error
 			break
 		}
