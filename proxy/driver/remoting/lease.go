@@ -20,12 +20,16 @@ const (
 	returnsAtOnce = 64
 )
 
-// Nack implements driver.Consumer. The message comes again after the delay, but not before 2 s.
+// Nack implements driver.Consumer. The message comes again after the delay, but not before 2 s; one that was popped in order comes when its time is over.
 func (c *consumer) Nack(ctx context.Context, h driver.Handle, delay time.Duration) (time.Duration, error) {
-	delay = max(delay.Truncate(time.Millisecond), revive)
+	asked := max(delay.Truncate(time.Millisecond), 0)
+	delay = max(asked, revive)
 	invisible := delay - revive
-	if l, ok := parseHandle(h, c.marks); ok && c.sources[l.source].classic {
+	switch l, ok := parseHandle(h, c.marks); {
+	case ok && c.sources[l.source].classic:
 		return c.resend(ctx, h, delay)
+	case ok && l.pop.Ordered():
+		delay, invisible = asked, asked
 	}
 	if c.Superseded(h) {
 		return delay, c.Ack(ctx, []driver.Handle{h})[0] // a retry of it would be dropped
