@@ -124,8 +124,8 @@ func newBroadcastClient(
 }
 
 // ReceiverWindow is Receiver; see server.Broadcaster.
-func (b *BroadcastClient) ReceiverWindow(ctx context.Context, clientID string) (server.Window, func(), error) {
-	client, release, err := b.Receiver(ctx, clientID)
+func (b *BroadcastClient) ReceiverWindow(ctx context.Context, clientID string, mayBeNew bool) (server.Window, func(), error) {
+	client, release, err := b.Receiver(ctx, clientID, mayBeNew)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,11 +133,22 @@ func (b *BroadcastClient) ReceiverWindow(ctx context.Context, clientID string) (
 }
 
 // Receiver answers the window of the receiver with that client id, and what lets it go again. It opens the receiver's client when there is none, and blocks
-// for at most ctx. Several calls may have one receiver: they share its messages.
-func (b *BroadcastClient) Receiver(ctx context.Context, clientID string) (window *ConsumerClient, release func(), err error) {
-	key := driver.ReceiverKey(clientID)
+// for at most ctx. One that was never here, or has expired, is refused unless it may be new. Several calls may have one receiver: they share its messages.
+func (b *BroadcastClient) Receiver(ctx context.Context, clientID string, mayBeNew bool) (window *ConsumerClient, release func(), err error) {
+	for {
+		window, release, err = b.receiver(ctx, driver.ReceiverKey(clientID), mayBeNew)
+		if !mayBeNew || !errors.Is(err, errUnknownReceiver) {
+			return window, release, err
+		} // It was an acknowledgement that looked for the receiver first.
+	}
+}
+
+// errUnknownReceiver: only who receives makes a receiver, not who acknowledges under a wrong name.
+var errUnknownReceiver = driver.Errorf(driver.InvalidHandle, "client_id", "no receiver of this name has been here, or it has expired: acknowledge under the client_id that received")
+
+func (b *BroadcastClient) receiver(ctx context.Context, key string, mayBeNew bool) (window *ConsumerClient, release func(), err error) {
 	b.mu.Lock()
-	r, err := b.receiverLocked(key)
+	r, err := b.receiverLocked(key, mayBeNew)
 	b.mu.Unlock()
 	if err != nil {
 		return nil, nil, err
@@ -155,7 +166,7 @@ func (b *BroadcastClient) Receiver(ctx context.Context, clientID string) (window
 	return r.client, sync.OnceFunc(func() { b.release(r) }), nil
 }
 
-func (b *BroadcastClient) receiverLocked(key string) (*receiver, error) {
+func (b *BroadcastClient) receiverLocked(key string, mayBeNew bool) (*receiver, error) {
 	r := b.receivers[key]
 	if r == nil && b.draining {
 		return nil, delivery.ErrDraining // those that are here acknowledge until the end
@@ -167,7 +178,7 @@ func (b *BroadcastClient) receiverLocked(key string) (*receiver, error) {
 		r = &receiver{key: key, ready: make(chan struct{})}
 		b.receivers[key] = r
 		b.work.Add(1)
-		go b.openReceiver(r, b.spec)
+		go b.openReceiver(r, b.spec, mayBeNew)
 	}
 	r.holders++
 	return r, nil
@@ -186,12 +197,12 @@ func (b *BroadcastClient) release(r *receiver) {
 }
 
 // openReceiver opens r's client. It does not belong to the caller that came first: one that gives up spoils nothing for the others.
-func (b *BroadcastClient) openReceiver(r *receiver, spec registry.Spec) {
+func (b *BroadcastClient) openReceiver(r *receiver, spec registry.Spec, mayBeNew bool) {
 	defer b.work.Done()
 	ctx, cancel := context.WithTimeout(b.life, receiverOpenTimeout)
 	defer cancel()
 	own := receiverSpec(spec, r.key)
-	err := b.admit(ctx, r.key, spec)
+	err := b.admit(ctx, r.key, spec, mayBeNew)
 	var client *ConsumerClient
 	if err == nil {
 		client, err = b.open(ctx, own)
@@ -243,12 +254,19 @@ func receiverSpec(spec registry.Spec, key string) registry.Spec {
 func receiverUID(uid, key string) string { return uid + "/" + key }
 
 // admit refuses a receiver that is new when there are as many groups at the brokers as there may be, wherever their receivers are.
-func (b *BroadcastClient) admit(ctx context.Context, key string, spec registry.Spec) error {
+func (b *BroadcastClient) admit(ctx context.Context, key string, spec registry.Spec, mayBeNew bool) error {
 	b.mu.Lock()
 	known, n, age := b.known[key], len(b.known), time.Since(b.listedAt)
 	b.mu.Unlock()
 	if known {
 		return nil
+	}
+	if !mayBeNew {
+		seen, err := b.keeper.GroupSeen(ctx, receiverSpec(spec, key).Consumer.Config)
+		if err == nil && seen.IsZero() {
+			err = errUnknownReceiver
+		}
+		return err
 	}
 	// Before one is refused the brokers are asked again, but not for each: another host may have made its group, or groups may have expired.
 	if age > b.periods.Listed || n >= spec.Consumer.MaxReceivers && age > b.periods.Listed/10 {

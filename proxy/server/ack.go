@@ -77,7 +77,7 @@ func (s *Server) acknowledge(ctx context.Context, c *call, clientID, field strin
 		return nil, err
 	}
 	defer use.Release()
-	window, done, err := windowOf(ctx, use, clientID)
+	window, done, err := windowOf(ctx, use, clientID, false)
 	if err != nil {
 		return nil, err
 	}

@@ -201,6 +201,11 @@ func TestABroadcastingConsumerWantsToKnowWhoReceives(t *testing.T) {
 			t.Errorf("%s: %v, field %q", what, err, field)
 		}
 	}
+	_, err = b.Consumers().Ack(t.Context(), &pb.AckRequest{Namespace: "shop", Consumer: "billing", ClientId: "never here", AckTokens: []string{token}})
+	if _, field, _ := info(err); status.Code(err) != codes.InvalidArgument || field != "client_id" || b.Broker.Stats().Groups != 1 {
+		t.Errorf("an ack of one that was never here: %v, field %q, %d groups", err, field, b.Broker.Stats().Groups)
+	}
+	b.take("b", 1)
 	res, err := b.Consumers().Ack(t.Context(), &pb.AckRequest{Namespace: "shop", Consumer: "billing", ClientId: "b", AckTokens: []string{token}})
 	if err != nil || res.GetResults()[0].GetOutcome() != pb.TokenResult_INVALID {
 		t.Errorf("another receiver's token: %v, %v", res, err)

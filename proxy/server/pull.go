@@ -95,7 +95,7 @@ func (s *Server) fillPull(ctx context.Context, p *pulled, req *pb.PullRequest) e
 	if err != nil {
 		return err
 	}
-	window, done, err := windowOf(ctx, p.use, req.GetClientId())
+	window, done, err := windowOf(ctx, p.use, req.GetClientId(), true)
 	if err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func (s *Server) receive(ctx context.Context, c *call, stream grpc.ServerStream)
 		return err
 	}
 	defer use.Release() // 3.
-	window, done, err := windowOf(ctx, use, first.GetClientId())
+	window, done, err := windowOf(ctx, use, first.GetClientId(), true)
 	if err != nil {
 		return err
 	}

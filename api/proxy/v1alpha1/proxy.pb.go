@@ -1829,7 +1829,7 @@ type AckRequest struct {
 	Consumer  string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	// ack_tokens: 1 to 1000.
 	AckTokens []string `protobuf:"bytes,3,rep,name=ack_tokens,json=ackTokens,proto3" json:"ack_tokens,omitempty"`
-	// client_id is the receiver that has the deliveries; needed with model Broadcasting.
+	// client_id is the receiver that has the deliveries; needed with model Broadcasting. One that never received is refused.
 	ClientId      string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1961,7 +1961,7 @@ type NackRequest struct {
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Consumer  string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	Nacks     []*NackEntry           `protobuf:"bytes,3,rep,name=nacks,proto3" json:"nacks,omitempty"`
-	// client_id is the receiver that has the deliveries; needed with model Broadcasting.
+	// client_id is the receiver that has the deliveries; needed with model Broadcasting. One that never received is refused.
 	ClientId      string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2083,7 +2083,7 @@ type ModifyAckDeadlineRequest struct {
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	Consumer      string                 `protobuf:"bytes,2,opt,name=consumer,proto3" json:"consumer,omitempty"`
 	Modifications []*ModifyEntry         `protobuf:"bytes,3,rep,name=modifications,proto3" json:"modifications,omitempty"`
-	// client_id is the receiver that has the deliveries; needed with model Broadcasting.
+	// client_id is the receiver that has the deliveries; needed with model Broadcasting. One that never received is refused.
 	ClientId      string `protobuf:"bytes,4,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -105,8 +105,8 @@ func caseGroupKeeper(k *kit) {
 	if got := listed(); len(got) != 0 {
 		k.Errorf("after it was removed %q are listed", got)
 	}
-	if seen, err := keeper.GroupSeen(k.within(k.facts.Open), cfg); err == nil && !seen.IsZero() {
-		k.Errorf("a removed group was seen %s", seen)
+	if seen, err := keeper.GroupSeen(k.within(k.facts.Open), cfg); err != nil || !seen.IsZero() {
+		k.Errorf("a removed group was seen %s, %v", seen, err)
 	}
 	c = k.consumerOf(cfg)
 	k.wantSame(sent, k.consume(c, len(sent)))
