@@ -48,7 +48,7 @@ func fairness(t *testing.T, c *cluster, op *localenv.Operator, driver string, al
 	during := probe.measure(t, flooded)
 	stop()
 	f.wait()
-	limit := max(2*before.whole, 500*time.Millisecond)
+	limit := max(2*before.whole, fairnessFloor())
 	t.Logf("alone: %s; beside %d messages and %d MiB sent, %d delivered: %s", before, f.sent.Load(), f.bytes.Load()>>20, f.delivered.Load(), during)
 	if during.send > limit || during.whole > limit {
 		t.Errorf("p99 beside the flood: %s, want at most %s", during, limit)
@@ -57,6 +57,15 @@ func fairness(t *testing.T, c *cluster, op *localenv.Operator, driver string, al
 		t.Errorf("that was no flood: %d messages sent, %d delivered", f.sent.Load(), f.delivered.Load())
 	}
 	c.delete(t, "rmqp/"+quiet, "rmqc/"+quiet, "rmqp/"+loud, "rmqc/"+loud)
+}
+
+// fairnessFloor is tests.md's half a second. The race detector makes the operator several times slower, compression most of all, and the flood, which is not
+// slower, takes all of the processor then: the exact figure is for E2E_RACE=0.
+func fairnessFloor() time.Duration {
+	if raced() {
+		return 2 * time.Second
+	}
+	return 500 * time.Millisecond
 }
 
 // latencies measures one pair of objects with little traffic.
