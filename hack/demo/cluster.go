@@ -37,7 +37,7 @@ func (d *demo) startBroker(ctx context.Context) error {
 	d.onStop("RocketMQ", cluster.Stop)
 	d.nameServers = cluster.NameServers()
 	fmt.Printf("    name server %s\n", strings.Join(d.nameServers, ","))
-	for _, topic := range []string{"orders", "payments", "events"} { // what config/samples names
+	for _, topic := range []string{"orders", "payments", "events", "prices"} { // what config/samples names
 		if err := cluster.CreateTopic(ctx, topic, 4, nil); err != nil {
 			return err
 		}
@@ -77,7 +77,7 @@ func (d *demo) createApplication(ctx context.Context) error {
 		{"create", "serviceaccount", "shop", "-n", appNamespace},
 		{"create", "role", "shop-sends", "-n", appNamespace, "--verb=send", "--resource=producers.proxy.rocketmq.io", "--resource-name=orders", "--resource-name=payments"},
 		{"create", "rolebinding", "shop-sends", "-n", appNamespace, "--role=shop-sends", account},
-		{"create", "role", "shop-receives", "-n", appNamespace, "--verb=receive", "--resource=consumers.proxy.rocketmq.io", "--resource-name=orders-mailer"},
+		{"create", "role", "shop-receives", "-n", appNamespace, "--verb=receive", "--resource=consumers.proxy.rocketmq.io", "--resource-name=orders-mailer", "--resource-name=orders-in-order"},
 		{"create", "rolebinding", "shop-receives", "-n", appNamespace, "--role=shop-receives", account},
 		{"create", "serviceaccount", "monitor", "-n", appNamespace},
 		{"create", "clusterrolebinding", "monitor", "--clusterrole=" + localenv.MetricsReaderRole, "--serviceaccount=" + appNamespace + ":monitor"},

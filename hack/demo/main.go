@@ -77,6 +77,7 @@ func run(ctx context.Context, root, broker string, stay bool) (err error) {
 	err = d.play(ctx, []step{
 		{"send over HTTP/JSON, receive and acknowledge over a gRPC stream", d.sendHTTPReceiveGRPC},
 		{"send over gRPC, pull and acknowledge over HTTP/JSON", d.sendGRPCPullHTTP},
+		{"order: equal sharding keys come in order, and what fails is not overtaken", d.showOrder},
 		{"send for later: one message comes after its delay, another is recalled", d.showLater},
 		{"transactions: what is committed comes, what is rolled back does not", d.showTransactions},
 		{"what is refused, and how it is said", d.showRefusals},
