@@ -162,7 +162,7 @@ func (d *demo) showRefusals(ctx context.Context) error {
 // post shows the call as curl and the answer, and fails when the status is another than expected.
 func (d *demo) post(ctx context.Context, path, body string, expect int) ([]byte, error) {
 	fmt.Printf("    $ curl -X POST .../%s -d '%s'\n", strings.TrimPrefix(path, "/v1alpha1/namespaces/"), body)
-	code, answer, err := d.operator.Post(ctx, d.appToken, path, body)
+	answer, err := d.postQuietly(ctx, path, body, expect)
 	if err != nil {
 		return nil, err
 	}
@@ -170,9 +170,18 @@ func (d *demo) post(ctx context.Context, path, body string, expect int) ([]byte,
 	if len(shown) > 500 {
 		shown = shown[:500] + "..."
 	}
-	fmt.Printf("    %d %s\n", code, shown)
+	fmt.Printf("    %d %s\n", expect, shown)
+	return answer, nil
+}
+
+// postQuietly is post without showing.
+func (d *demo) postQuietly(ctx context.Context, path, body string, expect int) ([]byte, error) {
+	code, answer, err := d.operator.Post(ctx, d.appToken, path, body)
+	if err != nil {
+		return nil, err
+	}
 	if code != expect {
-		return nil, fmt.Errorf("POST %s answered %d, expected %d", path, code, expect)
+		return nil, fmt.Errorf("POST %s answered %d, expected %d: %s", path, code, expect, answer)
 	}
 	return answer, nil
 }

@@ -37,7 +37,9 @@ func (d *demo) showOrder(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if text := first.GetMessage().GetText(); text != events[0] {
+	text := first.GetMessage().GetText()
+	fmt.Printf("    received %s attempt %d\n", text, first.GetDeliveryAttempt())
+	if text != events[0] {
 		return fmt.Errorf("%s came first", text)
 	}
 	if _, err := d.post(ctx, orderedPath+":nack", fmt.Sprintf(`{"nacks":[{"ack_token":%q,"delay":"1s","reason":"the stock is locked"}]}`, first.GetAckToken()), http.StatusOK); err != nil {
@@ -61,10 +63,11 @@ func (d *demo) showOrder(ctx context.Context) error {
 	return nil
 }
 
-// pullKeyed pulls one message with the key. The Consumer begins at the earliest message, so what the other steps have sent comes too; it is acknowledged.
+// pullKeyed pulls one message with the key. The Consumer begins at the earliest message, so what the other steps have sent comes too; it is acknowledged,
+// and not shown.
 func (d *demo) pullKeyed(ctx context.Context) (*proxyv1alpha1.Delivery, error) {
 	for {
-		answer, err := d.post(ctx, orderedPath+":pull", `{"max_messages":1,"wait":"20s"}`, http.StatusOK)
+		answer, err := d.postQuietly(ctx, orderedPath+":pull", `{"max_messages":1,"wait":"20s"}`, http.StatusOK)
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +87,7 @@ func (d *demo) pullKeyed(ctx context.Context) (*proxyv1alpha1.Delivery, error) {
 }
 
 func (d *demo) ack(ctx context.Context, token string) error {
-	answer, err := d.post(ctx, orderedPath+":ack", fmt.Sprintf(`{"ack_tokens":[%q]}`, token), http.StatusOK)
+	answer, err := d.postQuietly(ctx, orderedPath+":ack", fmt.Sprintf(`{"ack_tokens":[%q]}`, token), http.StatusOK)
 	if err != nil {
 		return err
 	}
