@@ -333,6 +333,10 @@ func (w *Window) claim(op *operation, todo []*answering, results []Result) (clai
 		case op.kind == ActionNack && a.asked.ByBackoff:
 			a.delay = w.settings.RetryBackoff.After(a.attempt())
 		}
+		if op.kind == ActionNack && a.flight != nil {
+			// Now: the message may be here again before the driver's answer is. Whatever else ends the delivery overwrites it.
+			w.reasons.put(a.flight.msg, nackReason(a.asked.Reason))
+		}
 	}
 	if w.ordered {
 		claimed, others = w.lineUpLocked(op, claimed, others, results, now, &e)
@@ -472,7 +476,6 @@ func (w *Window) settleOneLocked(kind Action, a *answering, r *Result, now int64
 		r.EffectiveDelay = a.effective
 		if live && a.index >= 0 {
 			f.delay = a.effective
-			w.reasons.put(f.msg, nackReason(a.asked.Reason))
 			w.endLocked(f, voidNacked, now)
 			e.ended(Nacked, 1)
 		}

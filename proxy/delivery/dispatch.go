@@ -227,6 +227,9 @@ func (w *Window) arrived(p fetchPlan, msgs []*driver.Received, err error, over b
 	}
 	w.mu.Lock()
 	e := effects{joined: true}
+	if len(msgs) > 0 {
+		w.sweepLocked(&e) // a redelivery may be faster than the timer of the lease that ended for it
+	}
 	now := w.now()
 	// The class may have been left and made anew while the Fetch ran.
 	c := p.class
