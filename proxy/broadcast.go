@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,6 +54,9 @@ const (
 	keepTimeout         = 15 * time.Second
 	// removing is how many groups are deleted at a time.
 	removing = 8
+	// removeTries is how often the groups of a deleted object are deleted, removePause how long something has to make them anew before the next look.
+	removeTries = 3
+	removePause = 300 * time.Millisecond
 )
 
 var (
@@ -284,14 +289,9 @@ func (b *BroadcastClient) admit(ctx context.Context, key string, spec registry.S
 
 // list asks the brokers for the receivers that have groups.
 func (b *BroadcastClient) list(ctx context.Context, spec registry.Spec) (map[string]bool, error) {
-	prefix := driver.ReceiverGroups(spec.Consumer.Config.Group)
-	groups, err := b.keeper.ListGroups(ctx, spec.Consumer.Config, prefix)
+	known, err := b.atBrokers(ctx, spec)
 	if err != nil {
 		return nil, err
-	}
-	known := make(map[string]bool, len(groups))
-	for _, g := range groups {
-		known[g.Group[len(prefix):]] = true
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -302,6 +302,20 @@ func (b *BroadcastClient) list(ctx context.Context, spec registry.Spec) (map[str
 	}
 	b.known, b.listedAt = known, time.Now()
 	return known, nil
+}
+
+// atBrokers are the keys of the receivers' groups that the brokers have.
+func (b *BroadcastClient) atBrokers(ctx context.Context, spec registry.Spec) (map[string]bool, error) {
+	prefix := driver.ReceiverGroups(spec.Consumer.Config.Group)
+	groups, err := b.keeper.ListGroups(ctx, spec.Consumer.Config, prefix)
+	if err != nil {
+		return nil, err
+	}
+	keys := make(map[string]bool, len(groups))
+	for _, g := range groups {
+		keys[g.Group[len(prefix):]] = true
+	}
+	return keys, nil
 }
 
 // Window is the window of the receiver that has this UID (see delivery.Origin), for what another host asks of it. False when it is not here.
@@ -386,23 +400,31 @@ func (b *BroadcastClient) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Remove deletes the receivers' groups at the brokers, for an object that is deleted; see registry.Remover. It is called after Close.
+// Remove deletes the receivers' groups at the brokers, for an object that is deleted; see registry.Remover. It is called after Close. It looks again until
+// it finds none: a request that a broker was still at makes its group anew.
 func (b *BroadcastClient) Remove(ctx context.Context) error {
 	b.mu.Lock()
 	spec := b.spec
 	b.mu.Unlock()
-	groups, err := b.list(ctx, spec)
-	if err != nil {
-		return fmt.Errorf("list the groups of receivers at RocketMQ: %w", err)
+	for try := 1; ; try++ {
+		groups, err := b.atBrokers(ctx, spec)
+		switch {
+		case err != nil:
+			return fmt.Errorf("list the groups of receivers at RocketMQ: %w", err)
+		case len(groups) == 0:
+			return nil
+		case try > removeTries:
+			return fmt.Errorf("%d groups of receivers came back at RocketMQ each time they were deleted", len(groups))
+		}
+		if n, err := b.remove(ctx, spec, slices.Collect(maps.Keys(groups))); err != nil {
+			return fmt.Errorf("delete the groups of receivers at RocketMQ, of which %d of %d are left: %w", n, len(groups), err)
+		}
+		select {
+		case <-time.After(removePause):
+		case <-ctx.Done():
+			return nil // they were deleted; nobody looked again
+		}
 	}
-	keys := make([]string, 0, len(groups))
-	for key := range groups {
-		keys = append(keys, key)
-	}
-	if n, err := b.remove(ctx, spec, keys); err != nil {
-		return fmt.Errorf("delete the groups of receivers at RocketMQ, of which %d of %d are left: %w", n, len(keys), err)
-	}
-	return nil
 }
 
 // remove deletes groups, a few at a time, and answers how many are left.
