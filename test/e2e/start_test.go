@@ -61,7 +61,8 @@ func fromATime(t *testing.T, c *cluster, op *localenv.Operator, driver string) {
 	}
 }
 
-// pullIDs pulls and acknowledges until n messages came or none came for a while, and returns their ids in order.
+// pullIDs pulls and acknowledges until n messages came or none came for longer than it takes for one to come again that was fetched for a Pull which had just
+// ended (a poll may be answered a moment after another one; what it brings is given back, which takes RocketMQ 2 to 3 s). It returns their ids in order.
 func (c *cluster) pullIDs(t *testing.T, op *localenv.Operator, consumer string, n int) []string {
 	t.Helper()
 	path := "/v1alpha1/namespaces/" + namespace + "/consumers/" + consumer
@@ -73,7 +74,7 @@ func (c *cluster) pullIDs(t *testing.T, op *localenv.Operator, consumer string, 
 				AckToken string `json:"ack_token"`
 			}
 		}
-		code, answer, err := op.Post(t.Context(), c.appToken, path+":pull", `{"max_messages": 32, "wait": "3s"}`)
+		code, answer, err := op.Post(t.Context(), c.appToken, path+":pull", `{"max_messages": 32, "wait": "8s"}`)
 		must(t, err)
 		must(t, json.Unmarshal(answer, &pulled))
 		if code != 200 {
