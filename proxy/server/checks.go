@@ -9,11 +9,9 @@ import (
 	"io"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/api/proxy/v1alpha1"
@@ -35,25 +33,6 @@ const (
 	// checkGrace is how long a stream waits for answers when its host stops asking.
 	checkGrace = 5 * time.Second
 )
-
-// checksHandler is the life of one TransactionChecks stream.
-func checksHandler(server any, stream grpc.ServerStream) error {
-	s := server.(*Server)
-	c := &call{method: "TransactionChecks", protocol: "grpc"}
-	return s.serve(stream.Context(), c, 0, func(ctx context.Context) error {
-		var err error
-		if c.caller, err = s.authenticate(ctx); err != nil {
-			return err
-		}
-		if err := s.admission.enterCaller(c.caller.Name, true); err != nil {
-			return err
-		}
-		defer s.admission.leaveCaller(c.caller.Name, true)
-		s.observer.Streams(1)
-		defer s.observer.Streams(-1)
-		return s.transactionChecks(ctx, c, stream)
-	})
-}
 
 // transactionChecks opens the stream, runs it, and cleans up before it returns: the receiver, so that nothing more comes; the resolutions under way,
 // which finish (they are bounded in time); the Use, so that the registry may close the client.
@@ -77,7 +56,7 @@ func (s *Server) transactionChecks(ctx context.Context, c *call, stream grpc.Ser
 	}
 	defer receiver.Close()
 	cs := &checkStream{
-		s: s, c: c, stream: stream, receiver: receiver, closing: use.Closing(), ended: make(chan error, 1), done: make(chan struct{}, 1),
+		watched: watched{s: s, stream: stream}, c: c, receiver: receiver, closing: use.Closing(), ended: make(chan error, 1), done: make(chan struct{}, 1),
 		room: make(chan struct{}, 1),
 	}
 	defer cs.finish()
@@ -86,18 +65,14 @@ func (s *Server) transactionChecks(ctx context.Context, c *call, stream grpc.Ser
 
 // checkStream is one TransactionChecks stream. Its handler's goroutine runs everything but read and what that starts.
 type checkStream struct {
-	s        *Server
+	watched
 	c        *call
-	stream   grpc.ServerStream
 	receiver *checks.Receiver
 	closing  <-chan struct{}
 	// ended gets the reader's last word: nil when the application will answer nothing more.
 	ended chan error
 	// done signals the writer that there are results, room the reader that some were taken.
 	done, room chan struct{}
-	// stalled is set when a write took too long; the watchdog has ended the stream then.
-	stalled  atomic.Bool
-	watchdog *time.Timer
 
 	mu      sync.Mutex // guards what follows
 	closed  bool
@@ -117,22 +92,8 @@ func (cs *checkStream) finish() {
 
 // run writes until the stream ends. The reader is joined by Server.Close; it ends when this returns, because grpc-go ends the stream then.
 func (cs *checkStream) run(ctx context.Context) error {
-	cs.watchdog = time.AfterFunc(cs.s.limits.WriteTimeout, func() {
-		cs.stalled.Store(true)
-		endOfStream(ctx, errNotRead)
-	})
-	cs.watchdog.Stop()
 	cs.s.spawn(ctx, cs.c, func() { cs.ended <- cs.read() })
-	err := cs.write(ctx)
-	cs.watchdog.Stop()
-	if cs.stalled.Load() {
-		cs.s.observer.ReceiverNotReading()
-		if p, ok := peer.FromContext(ctx); ok {
-			cs.s.grpcConns.stalled(p.Addr.String())
-		}
-		return errNotRead
-	}
-	return err
+	return cs.watch(ctx, cs.write)
 }
 
 // read takes frames until the application ends its side or the stream ends. It reads the next one when the last one is done, and most of its results were taken.

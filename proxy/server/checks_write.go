@@ -91,10 +91,7 @@ func (cs *checkStream) tell(notice, ask bool) error {
 	if !notice && len(response.Results) == 0 && len(response.Checks) == 0 {
 		return nil
 	}
-	cs.watchdog.Reset(cs.s.limits.WriteTimeout)
-	err := cs.stream.SendMsg(response)
-	cs.watchdog.Stop()
-	return err
+	return cs.send(response)
 }
 
 func (cs *checkStream) takeResults() []*pb.TransactionResult {

@@ -90,7 +90,7 @@ var (
 			unary("Recall", (*Server).recall),
 			unary("BeginTransaction", (*Server).beginTransaction),
 			unary("EndTransaction", (*Server).endTransaction),
-			{StreamName: "TransactionChecks", Handler: checksHandler, ServerStreams: true, ClientStreams: true},
+			{StreamName: "TransactionChecks", Handler: streamHandler("TransactionChecks", (*Server).transactionChecks), ServerStreams: true, ClientStreams: true},
 		},
 		Metadata: pb.ProducerService_ServiceDesc.Metadata,
 	}
@@ -98,7 +98,7 @@ var (
 		ServiceName: pb.ConsumerService_ServiceDesc.ServiceName,
 		HandlerType: (*any)(nil),
 		Streams: []grpc.StreamDesc{
-			{StreamName: "Receive", Handler: receiveHandler, ServerStreams: true, ClientStreams: true},
+			{StreamName: "Receive", Handler: streamHandler("Receive", (*Server).receive), ServerStreams: true, ClientStreams: true},
 			{StreamName: "Pull", Handler: pullHandler, ServerStreams: true},
 			unary("Ack", (*Server).ack),
 			unary("Nack", (*Server).nack),

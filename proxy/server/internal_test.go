@@ -303,7 +303,7 @@ func TestACheckStreamWhoseResultsNobodyReadsIsNotReadOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limits := DefaultLimits()
 		limits.MaxPendingAckBytes = 10_000
-		cs := &checkStream{s: &Server{limits: limits}, done: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+		cs := &checkStream{watched: watched{s: &Server{limits: limits}}, done: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 		frames := make(chan int, 1000)
 		cs.working.Go(func() {
 			bad := &pb.TransactionResolution{Transaction: strings.Repeat("x", 1000)}

@@ -14,7 +14,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -26,31 +25,12 @@ import (
 // maxClientIDBytes bounds the text that a receiver gives itself.
 const maxClientIDBytes = 128
 
-// receiveHandler is the life of one stream.
-func receiveHandler(server any, stream grpc.ServerStream) error {
-	s := server.(*Server)
-	c := &call{method: "Receive", protocol: "grpc"}
-	return s.serve(stream.Context(), c, 0, func(ctx context.Context) error {
-		var err error
-		if c.caller, err = s.authenticate(ctx); err != nil {
-			return err
-		}
-		if err := s.admission.enterCaller(c.caller.Name, true); err != nil {
-			return err
-		}
-		defer s.admission.leaveCaller(c.caller.Name, true)
-		s.observer.Streams(1)
-		defer s.observer.Streams(-1)
-		return s.receive(ctx, c, stream)
-	})
-}
-
 // receive opens the stream, runs it, and cleans up before it returns, in this order:
 //  1. the receiver: what was never written goes back to the window at once;
 //  2. acknowledgements under way finish (they are bounded in time), so that none is made on a client that nobody holds;
 //  3. the Use: now the registry may close the client.
 func (s *Server) receive(ctx context.Context, c *call, stream grpc.ServerStream) error {
-	r := &receiveStream{s: s, c: c, stream: stream, ended: make(chan error, 1)}
+	r := &receiveStream{watched: watched{s: s, stream: stream}, c: c, ended: make(chan error, 1)}
 	first := &pb.ReceiveRequest{}
 	if err := s.readFirst(ctx, stream, first, "consumer"); err != nil {
 		return err
@@ -95,9 +75,8 @@ func drainedOf(window Window) <-chan struct{} {
 
 // receiveStream is one Receive stream. Its handler's goroutine runs everything but read.
 type receiveStream struct {
-	s        *Server
+	watched
 	c        *call
-	stream   grpc.ServerStream
 	acks     *streamAcks
 	receiver *delivery.Receiver
 	frame    frame
@@ -105,9 +84,6 @@ type receiveStream struct {
 	closing, drained <-chan struct{}
 	// ended gets the reader's last word: nil when the receiver will acknowledge nothing more.
 	ended chan error
-	// stalled is set when a write took too long; the watchdog has ended the stream then.
-	stalled  atomic.Bool
-	watchdog *time.Timer
 }
 
 var errStreamAge = failure(codes.Unavailable, reasonStreamAge, "", "the stream has reached its greatest age; open a new one, another host may answer")
@@ -154,22 +130,8 @@ func receiverOptions(first *pb.ReceiveRequest) (delivery.ReceiverOptions, error)
 
 // run writes until the stream ends. The reader is joined by Server.Close; it ends when this returns, because grpc-go ends the stream then.
 func (r *receiveStream) run(ctx context.Context) error {
-	r.watchdog = time.AfterFunc(r.s.limits.WriteTimeout, func() {
-		r.stalled.Store(true)
-		endOfStream(ctx, errNotRead)
-	})
-	r.watchdog.Stop()
 	r.s.spawn(ctx, r.c, func() { r.read(ctx) })
-	err := r.write(ctx)
-	r.watchdog.Stop()
-	if r.stalled.Load() {
-		r.s.observer.ReceiverNotReading()
-		if p, ok := peer.FromContext(ctx); ok {
-			r.s.grpcConns.stalled(p.Addr.String())
-		}
-		return errNotRead
-	}
-	return err
+	return r.watch(ctx, r.write)
 }
 
 // read takes frames until the receiver ends its side or the stream ends.
@@ -283,7 +245,7 @@ func (r *receiveStream) tell(notice, deliver bool) error {
 	if n < len(taken) {
 		r.receiver.Unwritten(taken[n:])
 	}
-	if err := r.send(); err != nil {
+	if err := r.send(&r.frame.response); err != nil {
 		if n > 0 {
 			r.receiver.Unwritten(taken[:n])
 		}
@@ -295,14 +257,6 @@ func (r *receiveStream) tell(notice, deliver bool) error {
 	return nil
 }
 
-// send writes one frame; the watchdog ends the stream when the transport does not take it in time.
-func (r *receiveStream) send() error {
-	r.watchdog.Reset(r.s.limits.WriteTimeout)
-	err := r.stream.SendMsg(&r.frame.response)
-	r.watchdog.Stop()
-	return err
-}
-
 // end gives back what was not written, tells the results of what was acknowledged until now, and answers why.
 func (r *receiveStream) end(why error) error {
 	r.receiver.Close()
@@ -312,7 +266,7 @@ func (r *receiveStream) end(why error) error {
 		if len(r.frame.response.Results) == 0 {
 			return why
 		}
-		if err := r.send(); err != nil {
+		if err := r.send(&r.frame.response); err != nil {
 			return err
 		}
 		r.frame.release()
