@@ -169,7 +169,8 @@ func caseNoOrder(k *kit) {
 	}
 }
 
-// line puts n messages into the only queue of a new topic, and opens an ordered member on it.
+// line puts n messages into the only queue of a new topic, and opens an ordered member on it. It returns when a Fetch finds all of them: a broker answers a
+// send before it shows the message, and what is shown later is held back behind the batch that came without it.
 func (k *kit) line(n int) (topic, group string, c driver.Consumer, sent []*driver.Message) {
 	k.Helper()
 	topic, group = k.h.NewTopic(k, 1), k.h.NewGroup(k)
@@ -178,6 +179,7 @@ func (k *kit) line(n int) (topic, group string, c driver.Consumer, sent []*drive
 		sent = append(sent, keyed(topic, "k", i))
 	}
 	k.sendBatch(k.producer(topic), sent...)
+	k.h.Settle(k)
 	return topic, group, c, sent
 }
 
@@ -249,9 +251,11 @@ func caseOrderedQueues(k *kit) {
 		}
 	}
 	k.sendBatch(p, byQueue[0]...)
+	k.h.Settle(k)
 	held := k.fetchOnce(c, 1, longLease, k.facts.Open+k.facts.Late)
 	k.wantLine(held, byQueue[0][:1], 1)
 	k.sendBatch(p, byQueue[1]...)
+	k.h.Settle(k) // all of them are shown, as in line
 	other := k.fetchOnce(c, 10, longLease, k.facts.Open+k.facts.Late)
 	k.wantLine(other, byQueue[1], 1)
 	k.ack(c, other...)
