@@ -122,7 +122,7 @@ func TestEveryRowHasItsContenders(t *testing.T) {
 		}
 	}
 	for row, want := range map[string]string{
-		rowUnary: "raw echo java Remoting ClientGo", rowBatch: "raw echo Remoting ClientGo", rowSingle: "raw echo direct Remoting ClientGo",
+		rowUnary: "raw echo least java Remoting ClientGo", rowBatch: "raw echo least Remoting ClientGo", rowSingle: "raw echo least direct Remoting ClientGo",
 		rowReceive: "raw echo java Remoting ClientGo", rowPaced: "raw Remoting ClientGo",
 		rowOrdered: "raw Remoting ClientGo", rowTrans: "raw Remoting",
 	} {

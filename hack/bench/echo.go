@@ -110,13 +110,9 @@ func echo(ctx context.Context, a workerArgs) error {
 	if err != nil {
 		return err
 	}
-	var options []grpc.ServerOption
-	if a.tls {
-		certificate, err := tls.LoadX509KeyPair(filepath.Join(a.dir, "tls.crt"), filepath.Join(a.dir, "tls.key"))
-		if err != nil {
-			return err
-		}
-		options = append(options, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})))
+	options, err := a.serverOptions()
+	if err != nil {
+		return err
 	}
 	server := grpc.NewServer(options...)
 	proxyv1alpha1.RegisterProducerServiceServer(server, echoServer{})
@@ -125,4 +121,16 @@ func echo(ctx context.Context, a workerArgs) error {
 	stopped := context.AfterFunc(ctx, server.Stop)
 	defer stopped()
 	return server.Serve(listener)
+}
+
+// serverOptions are TLS with the operator's certificate, or nothing.
+func (a workerArgs) serverOptions() ([]grpc.ServerOption, error) {
+	if !a.tls {
+		return nil, nil
+	}
+	certificate, err := tls.LoadX509KeyPair(filepath.Join(a.dir, "tls.crt"), filepath.Join(a.dir, "tls.key"))
+	if err != nil {
+		return nil, err
+	}
+	return []grpc.ServerOption{grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}))}, nil
 }

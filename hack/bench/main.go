@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench measures the proxy against what bounds it, in one run on one machine: raw rocketmq-client-go (what an application would have
-// without us), a bare grpc-go echo server (what any gRPC service costs), RocketMQ's protocol without anything around it, and RocketMQ's own
-// proxy, in Java, with its own SDK. It starts RocketMQ 5.5.0, its proxy, an API server and the operator, warms everything, runs the rows
+// without us), a bare grpc-go echo server (what any gRPC service costs), RocketMQ's protocol without anything around it, the least that joins
+// these two, and RocketMQ's own proxy, in Java, with its own SDK. It starts RocketMQ 5.5.0, its proxy, an API server and the operator, warms everything, runs the rows
 // interleaved - each round runs every contender once - and prints the median of the rounds as tables: the figures, and each driver's aims.
 //
 //	go run ./hack/bench [--driver Remoting,ClientGo] [--rounds 3] [--window 3s] [--write docs/benchmarks.md]
@@ -12,7 +12,7 @@
 // Absolute figures belong to the machine; only the ratios may be compared. The contenders run as processes of their own, so that CPU can be
 // told apart: microseconds of CPU per message, user and system. It needs a JDK and Maven.
 //
-// Where to look: rows.go what is compared; measure.go the rounds; load.go, paced.go, java.go the loads; worker.go, echo.go, raw.go, direct.go the
+// Where to look: rows.go what is compared; measure.go the rounds; load.go, paced.go, java.go the loads; worker.go, echo.go, least.go, raw.go, direct.go the
 // contenders that are processes of this program; memory.go what is taken once; aims.go, report.go the tables.
 package main
 
@@ -73,7 +73,7 @@ func parse(args []string) (options, error) {
 	flags.DurationVar(&o.window, "window", 3*time.Second, "how long each contender runs in a round")
 	flags.StringVar(&o.write, "write", "", "also write the tables to this file")
 	flags.StringVar(&o.profile, "profile", "", "write CPU profiles of the proxy: the first driver in each row that runs, to this name less .prof with a number")
-	flags.StringVar(&o.only, "only", "", "run only the rows whose name contains this, without the figures that are taken once; nothing is written")
+	flags.StringVar(&o.only, "only", "", "run only the rows whose name contains this, or one of several with | between them; Memory = the figures that are taken once; nothing is written")
 	flags.BoolVar(&o.tls, "tls", false, "TLS on both gRPC servers; without it on neither, as on the raw client's connection to the broker")
 	flags.StringVar(&o.worker, "worker", "", "internal: be a contender")
 	flags.StringVar(&o.args.nameServer, "name-server", "", "internal: for workers")
@@ -92,14 +92,16 @@ func parse(args []string) (options, error) {
 		}
 		o.drivers = append(o.drivers, name)
 	}
-	if o.only != "" && !slices.ContainsFunc(allRows, o.wanted) {
-		return o, fmt.Errorf("--only: no row's name contains %q; they are %q", o.only, allRows)
+	if all := append(slices.Clone(allRows), figuresOnce); o.only != "" && !slices.ContainsFunc(all, o.wanted) {
+		return o, fmt.Errorf("--only: no row's name contains %q; they are %q", o.only, all)
 	}
 	return o, nil
 }
 
 // wanted reports whether a row is to be run.
-func (o options) wanted(row string) bool { return strings.Contains(row, o.only) }
+func (o options) wanted(row string) bool {
+	return slices.ContainsFunc(strings.Split(o.only, "|"), func(part string) bool { return strings.Contains(row, part) })
+}
 
 // benchmark is the whole run.
 func benchmark(ctx context.Context, o options) (err error) {

@@ -30,6 +30,9 @@ const (
 	rowTrans   = "Transaction, 64 callers"
 )
 
+// figuresOnce is the name of what is taken once, after the rows.
+const figuresOnce = "Memory"
+
 var allRows = []string{rowUnary, rowBatch, rowSingle, rowReceive, rowPaced, rowOrdered, rowTrans}
 
 // Who runs in them, besides the drivers of our proxy.
@@ -37,6 +40,7 @@ const (
 	whoRaw    = "raw"
 	whoDirect = "direct"
 	whoEcho   = "echo"
+	whoLeast  = "least"
 	whoJava   = "java"
 )
 
@@ -45,7 +49,7 @@ var allDrivers = []string{"Remoting", "ClientGo"}
 
 // names in the tables.
 var names = map[string]string{
-	whoRaw: "raw client", whoDirect: "protocol alone", whoEcho: "grpc-go echo", whoJava: "Java proxy", "Remoting": "proxy, Remoting", "ClientGo": "proxy, ClientGo",
+	whoRaw: "raw client", whoDirect: "protocol alone", whoEcho: "grpc-go echo", whoLeast: "least proxy", whoJava: "Java proxy", "Remoting": "proxy, Remoting", "ClientGo": "proxy, ClientGo",
 }
 
 // contender is one row's measurement, run once a round.
@@ -79,12 +83,15 @@ func (b *bench) those(all []contender) []contender {
 	return slices.DeleteFunc(all, func(c contender) bool { return !b.wanted(c.row) })
 }
 
-// sends are the contenders of a row of sends. The echo server and our proxy get the same calls.
+// sends are the contenders of a row of sends. All servers get the same calls.
 func (b *bench) sends(row string, callers, batch int, more ...contender) []contender {
 	cs := append([]contender{
 		{row, whoRaw, b.worked("raw-send", "--topic", "bench", "--callers", strconv.Itoa(callers), "--batch", strconv.Itoa(batch))},
 		{row, whoEcho, func(ctx context.Context) (figure, error) {
-			return b.send(ctx, target{b.echoes, b.echo.Process.Pid}, callers, sendRequests(batch, "bench", "any"))
+			return b.send(ctx, b.echo, callers, sendRequests(batch, "bench", "any"))
+		}},
+		{row, whoLeast, func(ctx context.Context) (figure, error) {
+			return b.send(ctx, b.least, callers, sendRequests(batch, "bench", "any"))
 		}},
 	}, more...)
 	for _, driver := range b.drivers {
@@ -102,9 +109,7 @@ func (b *bench) sendJava(callers int) contender {
 func (b *bench) receives() []contender {
 	cs := []contender{
 		{rowReceive, whoRaw, b.worked("raw-receive", "--topic", "bench")},
-		{rowReceive, whoEcho, func(ctx context.Context) (figure, error) {
-			return b.receive(ctx, target{b.echoes, b.echo.Process.Pid}, "any")
-		}},
+		{rowReceive, whoEcho, func(ctx context.Context) (figure, error) { return b.receive(ctx, b.echo, "any") }},
 		{rowReceive, whoJava, func(ctx context.Context) (figure, error) {
 			return b.java.measure(ctx, "receive", javaReceivers, b.window)
 		}},

@@ -25,7 +25,7 @@ import (
 
 const (
 	namespace   = "bench"
-	connections = 4 // of the load generator, to the proxy and to the echo server alike; sends use one of them
+	connections = 4 // of the load generator, to each server alike; sends use one of them
 )
 
 // bench holds what runs.
@@ -38,10 +38,10 @@ type bench struct {
 	control  *localenv.ControlPlane
 	operator *localenv.Operator
 	token    string
-	echo     *exec.Cmd
 	java     *javaLoad // nil when no row needs it
 	proxies  []*grpc.ClientConn
-	echoes   []*grpc.ClientConn
+	echo     target
+	least    target
 	// serial makes names that were not used before.
 	serial int
 	// atWindow, when set, is called as a measurement of the proxy begins.
@@ -62,7 +62,7 @@ func (b *bench) stop() error {
 	return errors.Join(errs...)
 }
 
-// start brings up broker, API server, operator and echo server, and the objects.
+// start brings up broker, API server, operator and the servers it is compared with, and the objects.
 func (b *bench) start(ctx context.Context) error {
 	say("building, and starting RocketMQ 5.5.0 sized for measuring")
 	if err := localenv.EnsureBinaries(ctx, b.root, os.Stderr); err != nil {
@@ -93,7 +93,7 @@ func (b *bench) start(ctx context.Context) error {
 	if err := b.startOperator(ctx); err != nil {
 		return err
 	}
-	return b.startEcho(ctx)
+	return b.startServers(ctx)
 }
 
 // createTopic makes the topic of most rows. RocketMQ's own proxy looks at its type.
@@ -168,13 +168,31 @@ func manifest(kind, name string, lines ...string) string {
 	return fmt.Sprintf("apiVersion: proxy.rocketmq.io/v1alpha1\nkind: %s\nmetadata: {name: %s, namespace: %s}\nspec:\n  %s\n---\n", kind, name, namespace, strings.Join(lines, "\n  "))
 }
 
-// startEcho starts the echo server with the operator's certificate and dials both servers with equal settings.
-func (b *bench) startEcho(ctx context.Context) error {
-	cmd, out, err := b.worker(ctx, "echo", "--dir", b.operator.Dir)
-	if err != nil {
+// startServers starts the servers that the proxy is compared with, and dials all with equal settings.
+func (b *bench) startServers(ctx context.Context) (err error) {
+	if b.echo, err = b.startServer(ctx, "echo"); err != nil {
 		return err
 	}
-	b.echo = cmd
+	if b.least, err = b.startServer(ctx, "least", "--topic", "bench"); err != nil {
+		return err
+	}
+	for range connections {
+		toProxy, err := b.operator.Dial(b.token)
+		if err != nil {
+			return err
+		}
+		b.stops = append(b.stops, toProxy.Close)
+		b.proxies = append(b.proxies, toProxy)
+	}
+	return nil
+}
+
+// startServer starts a worker that serves gRPC with the operator's certificate.
+func (b *bench) startServer(ctx context.Context, worker string, args ...string) (target, error) {
+	cmd, out, err := b.worker(ctx, worker, append(args, "--dir", b.operator.Dir)...)
+	if err != nil {
+		return target{}, err
+	}
 	b.stops = append(b.stops, func() error {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			return err
@@ -184,21 +202,18 @@ func (b *bench) startEcho(ctx context.Context) error {
 	})
 	address, err := out.ReadString('\n')
 	if err != nil {
-		return fmt.Errorf("the echo server told no address: %w", err)
+		return target{}, fmt.Errorf("the %s server told no address: %w", worker, err)
 	}
+	to := target{pid: cmd.Process.Pid}
 	for range connections {
-		toProxy, err := b.operator.Dial(b.token)
+		connection, err := b.operator.DialAt(strings.TrimSpace(address), b.token)
 		if err != nil {
-			return err
+			return target{}, err
 		}
-		toEcho, err := b.operator.DialAt(strings.TrimSpace(address), b.token)
-		if err != nil {
-			return err
-		}
-		b.stops = append(b.stops, toProxy.Close, toEcho.Close)
-		b.proxies, b.echoes = append(b.proxies, toProxy), append(b.echoes, toEcho)
+		b.stops = append(b.stops, connection.Close)
+		to.connections = append(to.connections, connection)
 	}
-	return nil
+	return to, nil
 }
 
 // worker starts this program again as a contender.

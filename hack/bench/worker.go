@@ -25,11 +25,14 @@ type workerArgs struct {
 // parties of a contender that makes its load itself.
 func (a workerArgs) parties() parties { return parties{tested: os.Getpid(), broker: a.broker} }
 
-// work is the main function of a contender's process. Its last line on standard output is a JSON figure (echo: its address, first).
+// work is the main function of a contender's process. Its last line on standard output is a JSON figure (servers: their address, first).
 func work(ctx context.Context, worker string, a workerArgs) error {
 	rlog.SetLogLevel("error")
-	if worker == "echo" {
+	switch worker {
+	case "echo":
 		return echo(ctx, a)
+	case "least":
+		return least(ctx, a)
 	}
 	measured, ok := map[string]func(context.Context, workerArgs) (figure, error){
 		"raw-send": rawSend, "raw-ordered": rawOrdered, "raw-transaction": rawTransaction, "raw-receive": rawReceive, "raw-paced": rawPaced, "direct-send": directSend,
