@@ -22,6 +22,7 @@ var seekCases = []testCase{
 	{name: "what is handed out when a group is moved stays leased, its ack is OK, and it does not come again from its old place", run: caseSeekKeepsLeases},
 	{name: "another member lets go of what it fetched before a seek when it is told, and gets what the seek brings", run: caseSeekOtherMember},
 	{name: "a seek of a group that nobody reads counts when somebody does", run: caseSeekOffline},
+	{name: "a seek of an ordered group frees the queue that is held back, and brings its line from the new place on in order", run: caseSeekOrdered},
 }
 
 func (k *kit) seek(c driver.Consumer, to driver.Target) string {
@@ -256,4 +257,31 @@ func caseSeekOffline(k *kit) {
 	k.wantSame(sent, got)
 	k.ack(c, got...)
 	k.fetchNone(c, k.facts.Quiet, "everything is acknowledged")
+}
+
+func caseSeekOrdered(k *kit) {
+	k.needsSeek()
+	topic, group, c, sent := k.line(6)
+	other := k.ordered(group, topic)
+	held := k.fetchOnce(c, 3, longLease, k.facts.Open+k.facts.Late)
+	k.wantLine(held, sent[:3], 1)
+	k.ack(c, held[0])
+	other.SetMark(k.seek(c, toEarliest))
+	again := k.fetchOnce(other, 4, longLease, k.facts.Open+k.facts.Late)
+	k.wantLine(again, sent[:4], 1)
+	k.ack(c, held[1:]...) // harmless: it does not move the line
+	k.fetchNone(c, k.facts.Quiet, "the queue is held back anew")
+	k.ack(other, again...)
+	rest := k.fetchOnce(c, 10, longLease, k.facts.Open+k.facts.Late)
+	k.wantLine(rest, sent[4:], 0) // a poll that was left at the broker may have brought it before
+	other.SetMark(k.seek(c, toLatest))
+	fresh := []*driver.Message{keyed(topic, "k", 6), keyed(topic, "k", 7)}
+	k.sendBatch(k.producer(topic), fresh...)
+	k.h.Settle(k)
+	last := k.fetchOnce(other, 10, longLease, k.facts.Open+k.facts.Late)
+	k.wantLine(last, fresh, 0)
+	k.ack(other, last...)
+	for _, member := range []driver.Consumer{c, other} {
+		k.fetchNone(member, k.facts.Quiet, "everything is acknowledged or left behind")
+	}
 }
