@@ -30,6 +30,7 @@ type ReceiveOptions struct {
 // broke) is repeated by the unary call. The error is the first that an application could not get over.
 func Receive(ctx context.Context, connection *grpc.ClientConn, l *Ledger, o ReceiveOptions) error {
 	r := &receiver{client: proxyv1alpha1.NewConsumerServiceClient(connection), ledger: l, options: o, open: map[string]*pending{}}
+	defer r.abandon()
 	for try := 0; ctx.Err() == nil; try++ {
 		l.Count(func(c *Counts) { c.Streams++ })
 		err := r.stream(ctx)
@@ -172,6 +173,13 @@ func (r *receiver) results(results []*proxyv1alpha1.TokenResult) (again []string
 func (r *receiver) unclear() {
 	for _, ack := range r.open {
 		ack.unclear = true
+	}
+}
+
+// abandon notes, as the application ends, what it has asked for and got no answer to: nobody is going to learn whether the broker took it.
+func (r *receiver) abandon() {
+	for _, ack := range r.open {
+		r.ledger.AckUnknown(ack.id)
 	}
 }
 
