@@ -96,8 +96,8 @@ func (h *fakeHalves) query(cmd *wire.Command) *wire.Command {
 		born, id, _ := strings.Cut(key, "_")
 		for range n {
 			if id == cmd.Fields["key"] {
-				ms, _ := strconv.ParseInt(born, 10, 64) // the test wrote it
-				body = appendMessage(body, cmd.Fields["topic"], 0, fakeMessage{id: id, born: ms})
+				ms, _ := strconv.ParseInt(born, 10, 64)                                                            // the test wrote it
+				body = appendMessage(body, cmd.Fields["topic"], 0, fakeMessage{id: id, born: ms, sysFlag: 2 << 2}) // what a commit leaves
 			}
 		}
 	}

@@ -49,7 +49,8 @@ type fakeMessage struct {
 	id, tag string
 	born    int64
 	// more are properties as they are written.
-	more string
+	more    string
+	sysFlag int
 }
 
 // popping makes the named brokers of f lend messages.
@@ -191,7 +192,7 @@ func appendMessage(dst []byte, topic string, offset int64, m fakeMessage) []byte
 	u32(0)
 	u64(offset)
 	u64(offset)
-	u32(0)
+	u32(m.sysFlag)
 	u64(cmp.Or(m.born, time.Now().UnixMilli()))
 	u64(0) // host
 	u64(time.Now().UnixMilli())

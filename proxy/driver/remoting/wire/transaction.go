@@ -18,6 +18,7 @@ import (
 const (
 	stateCommit   = 2 << 2
 	stateRollback = 3 << 2
+	stateMask     = 3 << 2
 )
 
 // SysPrepared in a send's sysFlag stores a half message, which consumers do not see.
@@ -88,8 +89,9 @@ func (c *Client) EndTransaction(ctx context.Context, address, producerGroup stri
 	return err
 }
 
-// Copies counts the messages under id in topic that were born at that time (in ms; 0 = at any), by the broker's index, which is some milliseconds behind
-// what the broker stores. Where there is ACL it needs the right Get or Sub on the topic.
+// Copies counts the messages under id in topic, by the broker's index, which is some milliseconds behind what the broker stores: with born = 0 all of them, else
+// those that a commit stored and that were born at that time (in ms). A commit leaves its state in the message's sysFlag (EndTransactionProcessor, 5.5.0), which
+// tells it from one that was simply sent in the same millisecond. Where there is ACL it needs the right Get or Sub on the topic.
 func (c *Client) Copies(ctx context.Context, address, topic, id string, born int64) (int, error) {
 	found, err := c.FindByID(ctx, address, topic, id, time.UnixMilli(0), time.Time{})
 	if err != nil {
@@ -98,7 +100,7 @@ func (c *Client) Copies(ctx context.Context, address, topic, id string, born int
 	n := 0
 	for i := range found {
 		m := &found[i] // the index is by hash
-		if m.Topic == topic && m.Properties[driver.PropertyID] == id && (born == 0 || m.Born.UnixMilli() == born) {
+		if m.Topic == topic && m.Properties[driver.PropertyID] == id && (born == 0 || m.Born.UnixMilli() == born && m.SysFlag&stateMask == stateCommit) {
 			n++
 		}
 	}

@@ -84,8 +84,14 @@ func TestTransactionsOnARealBroker(t *testing.T) {
 	end(back, false)
 	s.copies(t, back, 0)
 
-	// 3. Messages under one id are told apart by when they were born.
+	// 3. Messages under one id are told apart by when they were born, and what was simply sent in the same millisecond by its flag.
 	again := s.half(t, group, twice.ID, now.Add(time.Millisecond))
+	s.copies(t, again, 0)
+	_, err := s.Send(t.Context(), address, Outgoing{
+		ProducerGroup: group, Topic: s.topic, Queue: s.queues[0].ID, Broker: s.queues[0].Broker, Body: []byte("plain"), BornTime: now.Add(time.Millisecond),
+		Properties: map[string]string{"UNIQ_KEY": again.ID},
+	})
+	must(t, "send beside it", err)
 	s.copies(t, again, 0)
 	end(again, false)
 
