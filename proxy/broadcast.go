@@ -54,9 +54,10 @@ const (
 	keepTimeout         = 15 * time.Second
 	// removing is how many groups are deleted at a time.
 	removing = 8
-	// removeTries is how often the groups of a deleted object are deleted, removePause how long something has to make them anew before the next look.
+	// removeTries is how often the groups of a deleted object are deleted, removePause how long something has to make them anew before the next look: longer
+	// than a broker holds a request for messages (5 s), of any host, which it carries out when that time is over and then makes the group.
 	removeTries = 3
-	removePause = 300 * time.Millisecond
+	removePause = 5500 * time.Millisecond
 )
 
 var (
