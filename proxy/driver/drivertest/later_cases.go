@@ -53,6 +53,7 @@ func caseLater(k *kit) {
 			k.Errorf("message %d has the recall handle %q", i, r.RecallHandle)
 		}
 	}
+	k.h.Settle(k) // what is shown while a broker is about to make a request wait may be found 5 s later only
 	got := k.fetch(c, len(plain), longLease)
 	k.wantSame(plain, got)
 	k.ack(c, got...)
