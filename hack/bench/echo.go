@@ -106,6 +106,14 @@ func (w *echoWriter) delivery() *proxyv1alpha1.Delivery {
 }
 
 func echo(ctx context.Context, a workerArgs) error {
+	return a.serve(ctx, func(server *grpc.Server) {
+		proxyv1alpha1.RegisterProducerServiceServer(server, echoServer{})
+		proxyv1alpha1.RegisterConsumerServiceServer(server, echoServer{})
+	})
+}
+
+// serve tells its address and serves what is registered until ctx ends.
+func (a workerArgs) serve(ctx context.Context, register func(*grpc.Server), more ...grpc.ServerOption) error {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -114,9 +122,8 @@ func echo(ctx context.Context, a workerArgs) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(options...)
-	proxyv1alpha1.RegisterProducerServiceServer(server, echoServer{})
-	proxyv1alpha1.RegisterConsumerServiceServer(server, echoServer{})
+	server := grpc.NewServer(append(options, more...)...)
+	register(server)
 	fmt.Println(listener.Addr())
 	stopped := context.AfterFunc(ctx, server.Stop)
 	defer stopped()

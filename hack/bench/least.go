@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -139,18 +138,6 @@ func least(ctx context.Context, a workerArgs) error {
 	if len(s.queues) == 0 {
 		return errors.New("the topic has no queue to write to")
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	options, err := a.serverOptions()
-	if err != nil {
-		return err
-	}
-	server := grpc.NewServer(append(options, grpc.NumStreamWorkers(32), grpc.InitialWindowSize(256<<10), grpc.InitialConnWindowSize(1<<20))...)
-	proxyv1alpha1.RegisterProducerServiceServer(server, s)
-	fmt.Println(listener.Addr())
-	stopped := context.AfterFunc(ctx, server.GracefulStop)
-	defer stopped()
-	return server.Serve(listener)
+	return a.serve(ctx, func(server *grpc.Server) { proxyv1alpha1.RegisterProducerServiceServer(server, s) },
+		grpc.WaitForHandlers(true), grpc.NumStreamWorkers(32), grpc.InitialWindowSize(256<<10), grpc.InitialConnWindowSize(1<<20))
 }
