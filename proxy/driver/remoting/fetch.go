@@ -124,14 +124,11 @@ func (c *consumer) command(m *poll) (*wire.Command, time.Duration) {
 	if r.Order && r.AttemptID == "" {
 		r.AttemptID = strconv.FormatUint(rand.Uint64(), 36)
 	}
-	if m.kind == short {
-		return r.Command(), pollMargin
-	}
-	r.Poll = pollTime
+	r.Poll = m.wait
 	if m.kind == question {
-		return wire.NotificationCommand(r), pollTime + pollMargin
+		return wire.NotificationCommand(r), m.wait + pollMargin
 	}
-	return r.Command(), pollTime + pollMargin
+	return r.Command(), m.wait + pollMargin
 }
 
 // answered is called by the connection's reader, or by whoever fails the request. It does not block.

@@ -110,7 +110,7 @@ func (c *consumer) updatePairs(source int, queues []wire.Queue, now time.Time) {
 		found[q.Broker] = true
 		p := s.pair(source, q.Broker)
 		if p == nil {
-			p = &pair{source: source, broker: q.Broker, width: 1, size: firstSize}
+			p = &pair{source: source, broker: q.Broker, width: 1, size: firstSize, lively: now}
 			if c.sources[source].classic {
 				p.due, p.eager = now, s.hurried.Add(classicEager)
 			}

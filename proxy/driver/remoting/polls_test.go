@@ -5,6 +5,7 @@ package remoting
 
 import (
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -101,6 +102,40 @@ func TestABrokerInTroubleIsLeftAloneForAWhileAndTheOthersAreNot(t *testing.T) {
 	now = now.Add(time.Second)
 	if longs, _, _, _ := count(s.plan(credit(64, 1<<26), time.Minute, now)); longs != 2 {
 		t.Errorf("after its time %d polls", longs)
+	}
+}
+
+// TestPollsAreShortWhereMessagesComeAndGo: a message that comes as the broker puts a poll away is found when the poll ends.
+func TestPollsAreShortWhereMessagesComeAndGo(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		req     driver.FetchRequest
+		kind    pollKind
+		message outcome
+	}{
+		{"long polls", credit(64, 1<<26), long, outcome{found: true}}, {"questions", credit(1, 1<<26), question, outcome{more: true}},
+	} {
+		s, now := pairsOf(2), time.Now()
+		s.pairs[0].lively = now.Add(-time.Hour)
+		var waits []time.Duration
+		o := c.message
+		for len(waits) < 9 {
+			for _, m := range s.plan(c.req, time.Minute, now) {
+				if m.pair != s.pairs[0] {
+					continue // it stays at its broker
+				}
+				if m.kind != c.kind {
+					t.Fatalf("%s: a poll of kind %d", c.name, m.kind)
+				}
+				waits = append(waits, m.wait/time.Millisecond)
+				now = now.Add(m.wait)
+				s.landed(m, o, now)
+				o, m.pair.ready = outcome{}, false // the message is fetched, and no other comes
+			}
+		}
+		if want := []time.Duration{5000, 200, 200, 400, 800, 1600, 3200, 5000, 5000}; !slices.Equal(waits, want) {
+			t.Errorf("%s: a message ends the first of %d ms, want %d", c.name, waits, want)
+		}
 	}
 }
 

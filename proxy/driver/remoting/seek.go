@@ -201,8 +201,9 @@ func (c *consumer) SetMark(mark string) {
 
 // askAnew makes whoever fetches ask at once: a poll that waits at a broker does not notice that a position has moved.
 func (s *polls) askAnew() {
+	now := time.Now()
 	for _, p := range s.pairs {
-		p.ready, p.width, p.blanks = true, max(p.width, p.pops+1), 0
+		p.ready, p.width, p.blanks, p.lively = true, max(p.width, p.pops+1), 0, now
 	}
 	s.wake()
 }
