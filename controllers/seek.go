@@ -222,7 +222,7 @@ func (s *seeker) moveUntilDone(life context.Context, name types.NamespacedName, 
 		} else if _, wanted, err := s.current(life, name, uid, id); err == nil && !wanted {
 			return
 		}
-		if !sleep(life, pause) {
+		if !driver.Sleep(life, pause) {
 			return
 		}
 	}
@@ -270,7 +270,7 @@ func (s *seeker) record(ctx context.Context, name types.NamespacedName, uid type
 		} else {
 			s.log.V(1).Info("the result of a seek could not be written, trying again", "namespace", name.Namespace, "name", name.Name, "reason", err.Error())
 		}
-		if !sleep(ctx, pause) {
+		if !driver.Sleep(ctx, pause) {
 			return false
 		}
 	}
@@ -361,7 +361,7 @@ func (s *seeker) begin(ctx context.Context, name types.NamespacedName, uid types
 			if err = s.apply(ctx, c, seek); err == nil {
 				return seek, release, nil
 			}
-			if apierrors.IsConflict(err) && sleep(ctx, conflictInterval/2) {
+			if apierrors.IsConflict(err) && driver.Sleep(ctx, conflictInterval/2) {
 				continue
 			}
 		}
@@ -381,16 +381,4 @@ func underWay() error {
 // living reports whether the process that moves is there.
 func (s *seeker) living(seek *proxyv1alpha1.SeekStatus) bool {
 	return slices.ContainsFunc(s.host.Peers(), func(p Peer) bool { return !p.Stale && p.Name == seek.Host && p.Incarnation == seek.Incarnation })
-}
-
-// sleep waits for d; false = ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

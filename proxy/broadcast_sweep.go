@@ -11,6 +11,9 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/registry"
 )
 
+// keepTimeout bounds one piece of work of a sweep at the brokers.
+const keepTimeout = 15 * time.Second
+
 // armLocked sets the timer for the next sweep: soon while there are receivers, else when groups are looked at.
 func (b *BroadcastClient) armLocked() {
 	if b.closed || b.timer != nil {

@@ -79,7 +79,7 @@ func (w *Window) dispatch() {
 		}
 		if p.pause > 0 {
 			began := time.Now()
-			sleep(p.ctx, p.pause)
+			driver.Sleep(p.ctx, p.pause)
 			p.cancel()
 			if p.paced {
 				w.obs.Paced(time.Since(began))
@@ -90,15 +90,6 @@ func (w *Window) dispatch() {
 		over := p.ctx.Err() != nil
 		p.cancel()
 		w.arrived(p, msgs, err, over)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }
 

@@ -109,16 +109,9 @@ func (u *lineUp) ack(l *lane) {
 func (u *lineUp) nack(l *lane) {
 	var first *answering
 	for _, x := range u.from(l, &first) {
-		a := u.mine[x]
-		switch {
-		case a != nil:
-			u.kept = append(u.kept, a)
-		case x.open() || x.ahead:
-			a = u.take(x)
-		default:
-			continue
+		if a := u.along(x); a != nil {
+			a.delay = first.delay
 		}
-		a.delay = first.delay
 	}
 }
 
@@ -135,17 +128,22 @@ func (u *lineUp) modify(l *lane) {
 		}
 	}
 	for _, x := range l.flights {
-		a := u.mine[x]
-		switch {
-		case a != nil:
-			u.kept = append(u.kept, a)
-		case x.open() || x.ahead:
-			a = u.take(x)
-		default:
-			continue
+		if a := u.along(x); a != nil {
+			a.lease = lease
 		}
-		a.lease = lease
 	}
+}
+
+// along makes x part of the answer, claimed or not; nil = something else is under way for it.
+func (u *lineUp) along(x *flight) *answering {
+	a := u.mine[x]
+	switch {
+	case a != nil:
+		u.kept = append(u.kept, a)
+	case x.open() || x.ahead:
+		a = u.take(x)
+	}
+	return a
 }
 
 // from is l from its first claim on, which it tells. nil = an operation of others is at work in what this one concerns: the claims wait for it.
@@ -259,7 +257,7 @@ func (w *Window) ackAhead(l *lane) {
 func (w *Window) chase(l *lane) {
 	defer w.wg.Done()
 	for tries := 1; ; tries++ {
-		sleep(w.life, backOff(tries))
+		driver.Sleep(w.life, backOff(tries))
 		if !w.tryAhead(l) {
 			break
 		}

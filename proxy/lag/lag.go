@@ -66,7 +66,7 @@ func (c *Collector) Run(ctx context.Context) error {
 		due := c.due()
 		pause := max(c.o.Every/time.Duration(len(due)+1), time.Second/time.Duration(c.o.PerSecond))
 		for _, e := range due {
-			if !sleep(ctx, pause) {
+			if !driver.Sleep(ctx, pause) {
 				return nil
 			}
 			select {
@@ -79,7 +79,7 @@ func (c *Collector) Run(ctx context.Context) error {
 				c.ask(ctx, e, pause*time.Duration(len(due)+1))
 			})
 		}
-		sleep(ctx, pause)
+		driver.Sleep(ctx, pause)
 	}
 	return nil
 }
@@ -106,16 +106,4 @@ func (c *Collector) ask(ctx context.Context, e registry.EntryInfo, again time.Du
 		return
 	}
 	c.o.Tell(ctx, e, lags, again)
-}
-
-// sleep waits for d; false = ctx ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -36,7 +36,7 @@ func (a *asked) ask(hang time.Duration) func(context.Context, registry.Key) ([]d
 			defer a.mu.Unlock()
 			a.now--
 		}()
-		if !sleep(ctx, hang) {
+		if !driver.Sleep(ctx, hang) {
 			return nil, ctx.Err()
 		}
 		if key.UID == "1" {

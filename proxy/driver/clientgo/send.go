@@ -177,7 +177,7 @@ func (p *producer) persist(ctx context.Context, topic string, request []entry) (
 			return a.result, a.err
 		}
 		avoid = a.broker
-		if !pause(ctx, retryPause) {
+		if !driver.Sleep(ctx, retryPause) {
 			return nil, p.ended(ctx, a.err)
 		}
 	}
@@ -189,17 +189,6 @@ func worthAnother(err error) bool {
 	case driver.Unavailable, driver.Timeout, driver.Throttled:
 		return true
 	default:
-		return false
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return ctx.Err() == nil
-	case <-ctx.Done():
 		return false
 	}
 }
