@@ -17,7 +17,7 @@ ARG COMMIT=unknown
 # test/deploy runs this command as it stands here and checks that the binary is static and starts.
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=${TARGETOS} GOARCH=${TARGETARCH} \
-    go build -trimpath -buildvcs=false -ldflags="-s -w -X main.version=${VERSION} -X main.commit=${COMMIT}" -o /out/manager .
+    go build -trimpath -buildvcs=false -pgo=hack/bench/manager.pgo -ldflags="-s -w -X main.version=${VERSION} -X main.commit=${COMMIT}" -o /out/manager .
 
 # No shell, no package manager, nothing to write: only certificates of public CAs, time zones and the user 65532.
 FROM gcr.io/distroless/static:nonroot

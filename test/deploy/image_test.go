@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +34,23 @@ func buildCommand(t *testing.T, out string) string {
 		t.Fatalf("the Dockerfile builds to another place than /out/manager: %s", line[1])
 	}
 	return strings.Replace(line[1], "-o /out/manager", "-o "+out, 1)
+}
+
+// TestTheImageIsCompiledForTheProfileOfTheBench: the build's context has to have the profile, and `make build` the same one.
+func TestTheImageIsCompiledForTheProfileOfTheBench(t *testing.T) {
+	profile := regexp.MustCompile(`-pgo=(\S+)`).FindStringSubmatch(buildCommand(t, "x"))
+	if profile == nil {
+		t.Fatal("the Dockerfile's go build has no -pgo")
+	}
+	for file, line := range map[string]string{".dockerignore": "!" + profile[1], "Makefile": "PGO ?= " + profile[1]} {
+		content, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(strings.Split(string(content), "\n"), line) {
+			t.Errorf("%s has no line %q", file, line)
+		}
+	}
 }
 
 var built struct {
