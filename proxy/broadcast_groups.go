@@ -19,7 +19,7 @@ const (
 	// removing is how many groups are deleted at a time.
 	removing = 8
 	// removeTries is how often the groups of a deleted object are deleted, removePause how long something has to make them anew before the next look: longer
-	// than a broker holds a request for messages (5 s), of any host, which it carries out when that time is over and then makes the group.
+	// than a broker holds a request for messages (at most 5 s), of any host, which it carries out when that time is over and then makes the group.
 	removeTries = 3
 	removePause = 5500 * time.Millisecond
 )

@@ -542,6 +542,7 @@ func TestDeadlinesFreeCredit(t *testing.T) {
 		for _, d := range again {
 			want(t, "attempt", d.Attempt, 2)
 		}
+		synctest.Wait() // observers are told outside the lock, so perhaps after the messages came again
 		want(t, "expired", g.seen.ended(Lapsed), 4)
 		want(t, "redelivered", g.seen.get(&g.seen.redelivered), 4)
 	})

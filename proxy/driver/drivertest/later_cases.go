@@ -53,7 +53,7 @@ func caseLater(k *kit) {
 			k.Errorf("message %d has the recall handle %q", i, r.RecallHandle)
 		}
 	}
-	k.h.Settle(k) // what is shown while a broker is about to make a request wait may be found 5 s later only
+	k.h.Settle(k) // what is shown while a broker is about to make a request wait may be found up to 5 s later
 	got := k.fetch(c, len(plain), longLease)
 	k.wantSame(plain, got)
 	k.ack(c, got...)

@@ -82,7 +82,7 @@ func (c *consumer) hurryClassic() {
 	known := false
 	for _, p := range s.pairs {
 		if c.sources[p.source].classic && !p.gone {
-			known, p.eager = true, s.hurried.Add(classicEager)
+			known, p.eager, p.lively = true, s.hurried.Add(classicEager), s.hurried
 		}
 	}
 	if !known {

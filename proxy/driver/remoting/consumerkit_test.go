@@ -108,6 +108,15 @@ func same(t testing.TB, want map[string]bool, got []*driver.Received) {
 	}
 }
 
+// quiet makes c ask as where nothing has come for long: its next polls wait for all of pollTime.
+func (c *consumer) quiet() {
+	c.state.Lock()
+	defer c.state.Unlock()
+	for _, p := range c.state.pairs {
+		p.lively = time.Time{}
+	}
+}
+
 // inTheAir is what the consumer waits for.
 func (c *consumer) inTheAir() (pops, questions int) {
 	c.state.Lock()

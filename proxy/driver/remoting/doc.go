@@ -55,6 +55,7 @@
 //	a change after an ack delivers again                                  refused for the last acks of this process; the window refuses the others
 //	a pop without an answer code of its own: 210 with restNum > 0 means   tried again after a pause that grows (landed in polls.go)
 //	that the queues are locked by other pops
+//	a message that is shown as a poll is put away wakes nobody            the first poll after a message is short (patience in polls.go)
 //	pops in order keep one batch for each queue, with traps of their own    order.go; the window above acknowledges in order (proxy/delivery/lanes.go)
 //	a pop in order without an answer holds its queues until its lease ends  it is asked again under its attempt id (attempt in polls.go)
 //	initMode 1 skips or repeats                                           positions are written when a group is made (start.go); pops use 0 always

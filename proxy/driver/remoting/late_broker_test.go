@@ -16,11 +16,11 @@ import (
 )
 
 // TestNoMessageIsLateThatComesAsAPollIsPutAway sends each message at about the moment at which the driver polls again for it: 3 of 4,000 came after 5 s,
-// when a poll always took so long. See pair.patience.
+// when each poll took so long. See pair.patience.
 func TestNoMessageIsLateThatComesAsAPollIsPutAway(t *testing.T) {
 	h := newHarness(t, shared.Cluster(t))
 	noLeaks(t)
-	n := 1000
+	n := 1000 // would meet it every second time; polls_test.go has the part that depends on no luck
 	if os.Getenv("LONG") == "1" {
 		n = 20_000
 	}

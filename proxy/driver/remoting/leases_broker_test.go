@@ -20,6 +20,7 @@ func TestALongPollShowsTheBrokersTimeOfItsAnswer(t *testing.T) {
 	t.Parallel()
 	p, c, topic := h.stream(t, 1)
 	c.forgetClocks(0)
+	c.quiet()
 	sent := make(chan struct{})
 	time.AfterFunc(3*time.Second, func() {
 		defer close(sent)
