@@ -60,7 +60,8 @@ bench: envtest ## Compare with the raw client library and a bare gRPC echo on a 
 profile: envtest ## Renew the profile that the manager is compiled for, from rows of the bench; 7 min, on a quiet machine
 	rm -rf $(BIN)/profile && mkdir -p $(BIN)/profile
 	go run ./hack/bench --driver Remoting --rounds 1 --window 10s --only "Send, |Receive|End to end" --profile $(BIN)/profile/manager.prof
-	go tool pprof -proto $(BIN)/profile/*.prof > hack/bench/manager.pgo
+	go tool pprof -proto $(BIN)/profile/*.prof > $(BIN)/profile/manager.pgo
+	mv $(BIN)/profile/manager.pgo hack/bench/manager.pgo
 
 .PHONY: rocketmq
 rocketmq: ## Run a real Apache RocketMQ on loopback until Ctrl-C; ROCKETMQ_FLAGS="--version 4.9.7 --topic orders"

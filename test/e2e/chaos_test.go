@@ -35,6 +35,15 @@ type soak struct {
 	finish              func()
 }
 
+// brokerHangs is a fault by which the broker forgets nothing.
+var brokerHangs = disturbance{"the broker hangs", func(_ context.Context, s *soak) error {
+	if err := s.c.broker.PauseBroker(); err != nil {
+		return err
+	}
+	time.Sleep(s.frozen)
+	return s.c.broker.ResumeBroker()
+}}
+
 // around are faults around the operator, which both drivers must get over.
 var around = []disturbance{
 	{"the broker is killed and started", func(ctx context.Context, s *soak) error {
@@ -43,13 +52,7 @@ var around = []disturbance{
 		}
 		return s.c.broker.StartBroker(ctx)
 	}},
-	{"the broker hangs", func(_ context.Context, s *soak) error {
-		if err := s.c.broker.PauseBroker(); err != nil {
-			return err
-		}
-		time.Sleep(s.frozen)
-		return s.c.broker.ResumeBroker()
-	}},
+	brokerHangs,
 	{"the name server is away", func(ctx context.Context, s *soak) error {
 		if err := s.c.broker.StopNameServer(); err != nil {
 			return err
@@ -68,8 +71,9 @@ var around = []disturbance{
 	}},
 }
 
-// between are faults of the link between the operator and the broker.
+// between are faults between the operator and the broker, in which neither forgets anything.
 var between = []disturbance{
+	brokerHangs,
 	{"the link is cut", func(_ context.Context, s *soak) error { return cut(s.broker, s.fault) }},
 	{"the link is slow", func(_ context.Context, s *soak) error {
 		return poison(s.broker, s.fault, `{"name":"late","type":"latency","stream":"upstream","attributes":{"latency":200,"jitter":100}}`,
