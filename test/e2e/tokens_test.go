@@ -116,8 +116,9 @@ func TestAckTokensTellTheTruthOnTwoHosts(t *testing.T) {
 	c.waitReady(t, "rmqp/"+name, "rmqc/"+name, "rmqc/"+name+"-other")
 	k := &tokens{t: t, name: name, attempts: map[string][]int32{},
 		a: proxyv1alpha1.NewConsumerServiceClient(c.dial(t, h.ops[0])), b: proxyv1alpha1.NewConsumerServiceClient(c.dial(t, h.ops[1]))}
-	acked := []string{"twice", "answer-lost", "other-host", "extended", "extended-there", "extended-other-host", "host-dead", "stranger", "acked-then-extended"}
-	again := []string{"late", "late-other-host", "forged", "old-token", "nacked", "old-token-other-host", "old-token-extended-there", "nacked-other-host"}
+	acked := []string{"twice", "answer-lost", "other-host", "extended", "extended-there", "extended-other-host", "host-dead", "extended-host-dead", "stranger", "acked-then-extended"}
+	again := []string{"late", "late-other-host", "forged", "old-token", "nacked", "old-token-other-host", "old-token-extended-there", "nacked-other-host",
+		"old-token-host-dead", "nacked-host-dead"}
 	sendAll(t, c, h.ops[0], name, slices.Concat(acked, again))
 
 	began := time.Now()
@@ -155,8 +156,16 @@ func TestAckTokensTellTheTruthOnTwoHosts(t *testing.T) {
 	k.ack("an ack through the other host after the nack", k.b, token["nacked-other-host"], expired)
 	k.ack("an ack through the other host", k.b, token["acked-then-extended"], ok)
 	k.tryExtend(k.a, token["acked-then-extended"], deadline, expired)
+	// What only a dead host knew. RocketMQ is asked in its place, and has an OK for tokens that were replaced or nacked; what they are for comes again.
+	k.extend(k.a, token["old-token-host-dead"], deadline)
+	k.nack(k.a, token["nacked-host-dead"], deadline/2)
+	renewed := k.extend(k.a, token["extended-host-dead"], deadline)
 	must(t, h.ops[0].Kill())
 	k.ack("an ack after the death of the host that delivered", k.b, token["host-dead"], ok)
+	k.ack("the old token after the death of the host that extended", k.b, token["old-token-host-dead"], ok)
+	k.ack("an ack after the death of the host that nacked", k.b, token["nacked-host-dead"], ok)
+	k.ack("the old token after that death, of what is acknowledged with the new one next", k.b, token["extended-host-dead"], ok)
+	k.ack("the new token after the death of the host that made it", k.b, renewed, ok)
 	if took := time.Since(began); took > deadline {
 		t.Fatalf("the machine took %s for what should end before the deadlines of %s", took, deadline)
 	}
