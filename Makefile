@@ -27,6 +27,7 @@ RUN ?=
 TEST_FLAGS ?= -race -count=1 -p 2
 TEST_TIMEOUT ?= 30m
 FUZZTIME ?= 30s
+FUZZ ?=
 SOAK_DURATION ?= 24h
 
 # The version control state is no part of any build: it differs between clones and would spoil the build cache.
@@ -125,8 +126,8 @@ chaos: envtest rocketmq-or-say ## The chaos tests (functions TestChaos...) in th
 	hack/test-selected.sh TestChaos env LONG=1 $(TEST_ENV) go test -v -race -count=1 -timeout 3h
 
 .PHONY: fuzz
-fuzz: ## Each fuzz test for FUZZTIME
-	hack/fuzz.sh $(FUZZTIME)
+fuzz: ## Each fuzz test for FUZZTIME; FUZZ="proxy/delivery proxy/driver" narrows it to folders
+	hack/fuzz.sh $(FUZZTIME) $(FUZZ)
 
 # Real brokers are used where they can run. Locally their absence is said, in CI it is a failure.
 HAVE_ROCKETMQ := $(if $(and $(shell command -v java),$(shell command -v mvn)),1,)

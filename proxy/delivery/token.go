@@ -85,6 +85,7 @@ func parseContent(b []byte, ours *origin) (c content, err error) {
 	if len(r.b) > 0 && r.b[0] == attemptMark {
 		r.b = r.b[1:]
 		c.attempt = int(min(r.uvarint(), math.MaxInt32))
+		r.bad = r.bad || c.attempt <= 1 // nobody writes that: one content has one form
 	}
 	c.handle = driver.Handle(r.b)
 	if r.bad || uint64(c.generation) != generation {

@@ -45,8 +45,8 @@ func parseHandle(h driver.Handle) (ticket, bool) {
 	if len(h) != len(handlePrefix)+handleEncoding.EncodedLen(ticketBytes) || h[:len(handlePrefix)] != handlePrefix {
 		return ticket{}, false
 	}
-	b, err := handleEncoding.DecodeString(string(h[len(handlePrefix):]))
-	if err != nil || hash(b[:ticketBytes-4]) != binary.BigEndian.Uint32(b[ticketBytes-4:]) {
+	b, err := handleEncoding.DecodeString(string(h[len(handlePrefix):])) // skips line ends: b may be short
+	if err != nil || len(b) != ticketBytes || hash(b[:ticketBytes-4]) != binary.BigEndian.Uint32(b[ticketBytes-4:]) {
 		return ticket{}, false
 	}
 	return ticket{
