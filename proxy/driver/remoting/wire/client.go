@@ -50,6 +50,8 @@ type Client struct {
 	end  context.CancelFunc
 	// dial makes connections; tests replace it.
 	dial func(ctx context.Context, address string) (net.Conn, error)
+	// lookUp resolves the names that dial is given, each time; tests replace it.
+	lookUp lookUp
 
 	state struct {
 		sync.Mutex
@@ -68,9 +70,9 @@ type Client struct {
 // New makes a client. Nothing is dialled before the first request.
 func New(c driver.Connection, o Options) *Client {
 	life, end := context.WithCancel(context.Background())
-	client := &Client{connection: c, options: o.withDefaults(), life: life, end: end}
+	client := &Client{connection: c, options: o.withDefaults(), life: life, end: end, lookUp: net.DefaultResolver.LookupNetIP}
 	client.dial = func(ctx context.Context, address string) (net.Conn, error) {
-		return dial(ctx, address, &client.connection)
+		return dial(ctx, address, client.lookUp, &client.connection)
 	}
 	client.state.links = make(map[string]*link)
 	return client

@@ -22,6 +22,13 @@ const (
 // Resolve turns host:port into the IP:port addresses behind it, each of them allowed. It fails when one of them is refused: which one a
 // later dial takes is chance, and a name that leads to a forbidden place is an attack or a mistake.
 func Resolve(ctx context.Context, address string, allow func(string) error) ([]netip.AddrPort, error) {
+	return resolve(ctx, address, net.DefaultResolver.LookupNetIP, allow)
+}
+
+// lookUp finds the addresses of a host; net.Resolver.LookupNetIP is one.
+type lookUp func(ctx context.Context, network, host string) ([]netip.Addr, error)
+
+func resolve(ctx context.Context, address string, look lookUp, allow func(string) error) ([]netip.AddrPort, error) {
 	host, portText, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, driver.Errorf(driver.Invalid, "", "address %q is not host:port: %w", address, err)
@@ -30,7 +37,7 @@ func Resolve(ctx context.Context, address string, allow func(string) error) ([]n
 	if err != nil || port == 0 {
 		return nil, driver.Errorf(driver.Invalid, "", "address %q: the port is not a number from 1 to 65535", address)
 	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	ips, err := look(ctx, "ip", host)
 	if err != nil {
 		return nil, driver.Errorf(driver.Unavailable, "", "resolve %q: %w", host, err)
 	}
@@ -48,14 +55,14 @@ func Resolve(ctx context.Context, address string, allow func(string) error) ([]n
 
 // dial connects to address, or to the first of its addresses that answers. What is dialled is what was checked: the name is resolved once. With
 // TLS the handshake is part of it.
-func dial(ctx context.Context, address string, c *driver.Connection) (net.Conn, error) {
+func dial(ctx context.Context, address string, look lookUp, c *driver.Connection) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	secure, err := c.TLS.Config()
 	if err != nil {
 		return nil, err
 	}
-	found, err := Resolve(ctx, address, c.AllowAddress)
+	found, err := resolve(ctx, address, look, c.AllowAddress)
 	if err != nil {
 		return nil, err
 	}

@@ -29,6 +29,11 @@ func newPeer(t *testing.T, serve func(net.Conn)) *peer {
 	if err != nil {
 		t.Fatalf("listen: %v", err)
 	}
+	return newPeerOn(t, l, serve)
+}
+
+// newPeerOn is newPeer on a listener, which it owns.
+func newPeerOn(t *testing.T, l net.Listener, serve func(net.Conn)) *peer {
 	p := &peer{t: t, listener: l}
 	p.group.Go(func() { p.accept(serve) })
 	t.Cleanup(p.stop)
