@@ -53,8 +53,8 @@ func resolve(ctx context.Context, address string, look lookUp, allow func(string
 	return found, nil
 }
 
-// dial connects to address, or to the first of its addresses that answers. What is dialled is what was checked: the name is resolved once. With
-// TLS the handshake is part of it.
+// dial connects to address, or to the first of its addresses that answers, each within its share of dialTimeout. What is dialled is what was checked: the
+// name is resolved once. With TLS the handshake is part of it.
 func dial(ctx context.Context, address string, look lookUp, c *driver.Connection) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -66,9 +66,9 @@ func dial(ctx context.Context, address string, look lookUp, c *driver.Connection
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{KeepAlive: keepAlive}
 	var failed []error
-	for _, a := range found {
+	for i, a := range found {
+		dialer := net.Dialer{KeepAlive: keepAlive, Deadline: share(ctx, len(found)-i)}
 		socket, err := dialer.DialContext(ctx, "tcp", a.String())
 		if err != nil {
 			failed = append(failed, err)

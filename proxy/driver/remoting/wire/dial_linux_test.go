@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,5 +139,52 @@ func TestANameOfWhichOneAddressIsForbiddenIsRefused(t *testing.T) {
 		if err == nil || driver.ReasonOf(err) != driver.AddressRefused {
 			t.Errorf("%v: got %v, %v", ips, found, err)
 		}
+	}
+}
+
+// stuffed is an address on host that takes no connection and refuses none: its queue is full, and Linux drops what comes then.
+func stuffed(t *testing.T, host, port string) {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", net.JoinHostPort(host, port))
+	if err != nil {
+		t.Fatalf("listen: %v", err)
+	}
+	t.Cleanup(func() { l.Close() })
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed error
+	if err := errors.Join(raw.Control(func(fd uintptr) { failed = syscall.Listen(int(fd), 0) }), failed); err != nil {
+		t.Fatalf("shorten the queue: %v", err)
+	}
+	for range 10 {
+		socket, err := (&net.Dialer{Timeout: 200 * time.Millisecond}).DialContext(t.Context(), "tcp", l.Addr().String())
+		if late := net.Error(nil); errors.As(err, &late) && late.Timeout() {
+			return
+		}
+		if err != nil {
+			t.Fatalf("fill the queue: %v", err)
+		}
+		t.Cleanup(func() { socket.Close() })
+	}
+	t.Fatal("the queue does not fill")
+}
+
+func TestAnAddressThatDropsEverythingLeavesTimeForTheNextOne(t *testing.T) {
+	noLeaks(t)
+	_, b, port := twins(t)
+	stuffed(t, "127.0.0.3", port)
+	var name zone
+	name.leadTo("127.0.0.3", "127.0.0.2")
+	connection := connectionTo()
+	began := time.Now()
+	socket, err := dial(t.Context(), "names.example:"+port, name.lookUp, &connection)
+	if err != nil {
+		t.Fatalf("after %v: %v", time.Since(began), err)
+	}
+	defer socket.Close()
+	if to := socket.RemoteAddr().String(); to != b.address() || time.Since(began) < dialTimeout/2 {
+		t.Errorf("connected to %s after %v", to, time.Since(began))
 	}
 }

@@ -7,12 +7,13 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/proxy/driver"
 )
 
 // InvokeNameServer sends what build makes to the name servers in turn, the one that answered last first, until one answers. An answer
-// with an error code is an answer.
+// with an error code is an answer. Each has its share of the time that ctx leaves, and RequestTimeout at most.
 func (c *Client) InvokeNameServer(ctx context.Context, build func() *Command) (*Command, error) {
 	servers := c.connection.NameServers
 	if len(servers) == 0 {
@@ -24,7 +25,7 @@ func (c *Client) InvokeNameServer(ctx context.Context, build func() *Command) (*
 	var failed []error
 	for i := range servers {
 		n := (first + i) % len(servers)
-		answer, err := c.Invoke(ctx, servers[n], build())
+		answer, err := c.invokeUntil(ctx, share(ctx, len(servers)-i), servers[n], build())
 		if _, answered := CodeOf(err); err == nil || answered {
 			c.state.Lock()
 			c.state.preferred = n
@@ -37,6 +38,16 @@ func (c *Client) InvokeNameServer(ctx context.Context, build func() *Command) (*
 		}
 	}
 	return nil, noNameServer(failed)
+}
+
+// share is when the first of so many tries ends, so that one that meets silence leaves time for those behind it.
+func share(ctx context.Context, tries int) time.Time {
+	now := time.Now()
+	most := RequestTimeout
+	if end, ok := ctx.Deadline(); ok {
+		most = min(most, end.Sub(now)/time.Duration(tries))
+	}
+	return now.Add(most)
 }
 
 // noNameServer keeps the reason that names the configuration's fault, if one of the servers has it.

@@ -16,6 +16,17 @@ import (
 // piped makes a client whose dials lead to serve, without a network, so that it can live in a synctest bubble. dial decides first; nil = it always works.
 func piped(t *testing.T, o Options, dial func(ctx context.Context, address string) error, serve func(net.Conn)) (*Client, *atomic.Int32) {
 	t.Helper()
+	return pipedBy(t, o, func(ctx context.Context, address string) (func(net.Conn), error) {
+		if dial == nil {
+			return serve, nil
+		}
+		return serve, dial(ctx, address)
+	})
+}
+
+// pipedBy is piped with a dial that says who serves the address.
+func pipedBy(t *testing.T, o Options, dial func(ctx context.Context, address string) (serve func(net.Conn), err error)) (*Client, *atomic.Int32) {
+	t.Helper()
 	client := New(connectionTo(), o)
 	dials := new(atomic.Int32)
 	servers := new(sync.WaitGroup)
@@ -25,10 +36,9 @@ func piped(t *testing.T, o Options, dial func(ctx context.Context, address strin
 	})
 	client.dial = func(ctx context.Context, address string) (net.Conn, error) {
 		dials.Add(1)
-		if dial != nil {
-			if err := dial(ctx, address); err != nil {
-				return nil, err
-			}
+		serve, err := dial(ctx, address)
+		if err != nil {
+			return nil, err
 		}
 		ours, theirs := net.Pipe()
 		servers.Go(func() {
