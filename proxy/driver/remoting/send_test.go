@@ -162,6 +162,47 @@ func TestABrokerThatHangsCostsOneSendTimeoutAndIsThenAvoided(t *testing.T) {
 	}
 }
 
+func TestABrokerThatAnswersSlowlyIsAvoidedForAWhile(t *testing.T) {
+	noLeaks(t)
+	f := newFakeRocket(t, 1, "a", "b")
+	f.everywhere("orders", 1)
+	p := f.producer(f.config("orders"))
+	a := f.brokers["a"]
+	a.replying(func(*wire.Command, []string) (*wire.Command, bool) {
+		if len(a.calls) == 0 { // the broker's lock is held
+			<-time.After(slowAfter + 20*time.Millisecond)
+		}
+		return nil, false
+	})
+	for send(t, p, "orders", 1)[0].Broker != "a" { // by turns, so the second at the latest
+		if len(f.brokers["b"].sends()) > 1 {
+			t.Fatal("two messages in turn went to one of two brokers")
+		}
+	}
+	answered := time.Now()
+	judged := 0
+	for range 4 {
+		r := send(t, p, "orders", 1)[0]
+		if time.Since(answered) >= avoidFirst {
+			break
+		}
+		judged++
+		if r.Broker != "b" {
+			t.Errorf("message %d after the slow one went to broker %s", judged, r.Broker)
+		}
+	}
+	if judged == 0 {
+		t.Errorf("the first send to the other broker took %v", time.Since(answered))
+	}
+	eventually(t, 10*time.Second, func() error {
+		send(t, p, "orders", 1)
+		if n := len(a.sends()); n < 5 {
+			return fmt.Errorf("the broker that is quick again has %d requests", n)
+		}
+		return nil
+	})
+}
+
 func TestABrokerThatLetsCallersTimesEndIsAvoided(t *testing.T) {
 	noLeaks(t)
 	f := newFakeRocket(t, 1, "a", "b")
