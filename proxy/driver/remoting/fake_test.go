@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/json"
+	"maps"
 	"net"
 	"strconv"
 	"sync"
@@ -144,6 +145,13 @@ func (s *fakeServer) asked(code int) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.requests[code]
+}
+
+// askedByCode is how often requests of each code came.
+func (s *fakeServer) askedByCode() map[int]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.requests)
 }
 
 func (s *fakeServer) connections() int {
