@@ -395,6 +395,7 @@ func TestExplainKnowsWhatWaitsForWhom(t *testing.T) {
 		{"a broker that does not answer is tried again", "Connected", "BrokerUnavailable", driver.Errorf(driver.Timeout, "", "x"), false},
 		{"a busy broker is an unavailable one", "Connected", "BrokerUnavailable", driver.Errorf(driver.Throttled, "", "x"), false},
 		{"a topic may be created later", "Connected", "TopicNotFound", driver.Errorf(driver.TopicNotFound, "", "x"), false},
+		{"classic members of a group may leave", "Connected", "GroupHasClassicMembers", driver.Errorf(driver.GroupHasClassicMembers, "group", "x"), false},
 		{"credentials may be corrected in the Secret", "CredentialsReady", "CredentialsRefused", driver.Errorf(driver.Unauthorized, "", "x"), false},
 		{"a filter that does not parse waits for the user", "Accepted", "InvalidFilter", driver.Errorf(driver.InvalidFilter, "", "x"), true},
 		{"a group in use waits for the user", "Accepted", "GroupInUse", &registry.GroupInUseError{Group: "g"}, true},
