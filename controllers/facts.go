@@ -21,6 +21,8 @@ type facts struct {
 	host, incarnation string
 	group, driver     string
 	endpoint          string
+	// tls is the object's, nil = none.
+	tls *proxyv1alpha1.TLS
 
 	terminating, suspended bool
 	// problem is why the wanted client could not even be described: *Stalled or *Waiting.
@@ -40,7 +42,7 @@ type facts struct {
 func (r *reconciler) newFacts(obj object) *facts {
 	return &facts{
 		host: r.host.Name(), incarnation: r.host.Incarnation(), endpoint: r.endpoint, peers: r.host.Peers(), now: r.now(),
-		group: r.group(obj), driver: obj.Reported().Driver,
+		group: r.group(obj), driver: obj.Reported().Driver, tls: obj.Common().Connection.TLS,
 	}
 }
 
@@ -108,7 +110,7 @@ func (f *facts) trouble() *verdict {
 	if err == nil || f.suspended || f.terminating {
 		return nil
 	}
-	v := explain(err)
+	v := explain(blameSecret(err, f.tls))
 	if f.client != nil && f.client.State == registry.Running && f.client.Generation < f.client.Desired {
 		v.message += fmt.Sprintf("; the client of generation %d keeps serving", f.client.Generation)
 	}

@@ -248,7 +248,7 @@ func (r *reconciler) await(obj object, f *facts, err error) {
 		return
 	}
 	f.problem = err
-	v := explain(err)
+	v := explain(blameSecret(err, f.tls))
 	r.clients.Expect(key, obj.GetNamespace(), obj.GetName(), v.reason, v.message)
 }
 

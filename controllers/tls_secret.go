@@ -72,18 +72,36 @@ func checkTLSKeys(name string, data map[string][]byte) error {
 	}
 }
 
-// keyAtFault is the Secret's key for the field that driver.TLS.Config complains of.
+// keyAtFault is the Secret's key for the field that a driver's error is about; empty when it is about something else.
 func keyAtFault(err error) string {
 	var e *driver.Error
-	if errors.As(err, &e) {
-		switch e.Field {
-		case "connection.tls.ca":
-			return proxyv1alpha1.SecretCA
-		case "connection.tls.certificate":
-			return proxyv1alpha1.SecretCertificate
-		}
+	if !errors.As(err, &e) {
+		return ""
 	}
-	return proxyv1alpha1.SecretPrivateKey
+	switch e.Field {
+	case "connection.tls.ca":
+		return proxyv1alpha1.SecretCA
+	case "connection.tls.certificate":
+		return proxyv1alpha1.SecretCertificate
+	case "connection.tls.key":
+		return proxyv1alpha1.SecretPrivateKey
+	default:
+		return ""
+	}
+}
+
+// blameSecret names the key of the Secret that an error of a driver is about, which is what the user can change: drivers know no Secrets. Other errors
+// stay as they are. The result wraps err.
+func blameSecret(err error, spec *proxyv1alpha1.TLS) error {
+	key := keyAtFault(err)
+	switch {
+	case spec == nil || key == "":
+		return err
+	case spec.SecretRef == nil:
+		return fmt.Errorf("%s is not set, so there is no Secret with the key %q: %w", tlsSecretField, key, err)
+	default:
+		return fmt.Errorf("%s: the key %q of Secret %q: %w", tlsSecretField, key, spec.SecretRef.Name, err)
+	}
 }
 
 // reasonWithoutField is a driver error's text without the driver's own name of the field, which no user knows.

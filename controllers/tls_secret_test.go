@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"strings"
 	"sync"
@@ -128,6 +129,36 @@ func TestBothSecretsAreReadAgain(t *testing.T) {
 		}
 		if again := (&reconciler{}).next(o, &facts{}); again != want {
 			t.Errorf("%s: looked at again after %s, want %s", c.name, again, want)
+		}
+	}
+}
+
+// TestWhatADriverSaysOfCertificatesNamesTheSecret: a driver knows its own fields only, which no user has ever seen.
+func TestWhatADriverSaysOfCertificatesNamesTheSecret(t *testing.T) {
+	with := &proxyv1alpha1.TLS{SecretRef: &proxyv1alpha1.TLSSecretRef{Name: "certificates"}}
+	about := func(field string) error { return driver.Errorf(driver.Unavailable, field, "no handshake") }
+	const plain = "BrokerUnavailable: connection.nameServers: no handshake"
+	for _, c := range []struct {
+		name string
+		err  error
+		spec *proxyv1alpha1.TLS
+		want string
+	}{
+		{"the authority", about("connection.tls.ca"), with, `spec.connection.tls.secretRef: the key "ca.crt" of Secret "certificates": BrokerUnavailable: `},
+		{"our certificate, asked for by Auto", versionUnknown(about("connection.tls.certificate")), with,
+			`spec.connection.tls.secretRef: the key "tls.crt" of Secret "certificates": spec.driver is Auto`},
+		{"our key", about("connection.tls.key"), with, `the key "tls.key" of Secret "certificates"`},
+		{"no Secret at all", about("connection.tls.certificate"), &proxyv1alpha1.TLS{}, `spec.connection.tls.secretRef is not set, so there is no Secret with the key "tls.crt"`},
+		{"another field", about("connection.nameServers"), with, plain},
+		{"no TLS", about("connection.nameServers"), nil, plain},
+		{"no error of a driver", errors.New("else"), with, "else"},
+	} {
+		got := blameSecret(c.err, c.spec)
+		if !strings.Contains(got.Error(), c.want) {
+			t.Errorf("%s: %q, want %q in it", c.name, got, c.want)
+		}
+		if v, want := explain(got), explain(c.err); v.reason != want.reason || v.condition != want.condition || v.requeue != want.requeue {
+			t.Errorf("%s: it became %+v, and was %+v", c.name, v, want)
 		}
 	}
 }

@@ -19,14 +19,6 @@ import (
 	"github.com/rocketmq-proxy-operator/rocketmq-proxy-operator/hack/rocketmq"
 )
 
-// withACL is a cluster of its own for one test: the same API server, a broker that knows its users.
-func withACL(t *testing.T) *cluster {
-	t.Helper()
-	c := start(t)
-	broker := rocketmq.StartForTest(t, rocketmq.Options{ACL: true})
-	return &cluster{control: c.control, broker: broker, appToken: c.appToken, monToken: c.monToken}
-}
-
 // user makes a broker user that may do what f does.
 func (f *traffic) user(name string) rocketmq.Credentials {
 	f.t.Helper()
@@ -111,7 +103,7 @@ func (f *traffic) awaitRefused(secrets ...rocketmq.Credentials) {
 // TestCredentialsThatAreRotatedUnderLoadLoseNothing is tests.md D10 on a broker that checks them: wrong from the start; then, under load,
 // replaced by another user's, by wrong ones, and by the right ones again. The long form goes on with a secret that changes in place.
 func TestCredentialsThatAreRotatedUnderLoadLoseNothing(t *testing.T) {
-	c := withACL(t)
+	c := withBroker(t, rocketmq.Options{ACL: true})
 	op := c.operator(t, localenv.OperatorOptions{})
 	onDriversAtOnce(t, func(t *testing.T, driver string) { rotated(t, c, op, driver) })
 }

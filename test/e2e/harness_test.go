@@ -82,6 +82,13 @@ func start(t *testing.T) *cluster {
 	return &shared.value
 }
 
+// withBroker is a cluster for one test that wants a broker of its own: the same API server.
+func withBroker(t *testing.T, options rocketmq.Options) *cluster {
+	t.Helper()
+	c := start(t)
+	return &cluster{control: c.control, broker: rocketmq.StartForTest(t, options), appToken: c.appToken, monToken: c.monToken}
+}
+
 func startShared(c *cluster) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
