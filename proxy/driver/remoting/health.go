@@ -19,13 +19,15 @@ const checkLimit = 5 * time.Second
 // registers nothing and proves the credentials. What it finds is what fault answers.
 func (cl *cluster) check() {
 	ctx, cancel := context.WithTimeout(cl.life, questionLimit)
-	defer cancel()
 	_, nameServers := cl.wire.ClusterInfo(ctx)
+	cancel()
 	if _, answered := wire.CodeOf(nameServers); answered {
 		nameServers = nil
 	}
 	masters := cl.masters()
 	faults := make([]error, len(masters))
+	ctx, cancel = context.WithTimeout(cl.life, questionLimit) // name servers that are silent use all of theirs
+	defer cancel()
 	// The error is that of the closing cluster at most: each check keeps its own.
 	_ = proof.All(ctx, len(masters), func(ctx context.Context, i int) error {
 		ctx, cancel := context.WithTimeout(ctx, checkLimit)
