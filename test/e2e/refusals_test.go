@@ -22,9 +22,11 @@ func TestAnObjectThatCannotWorkSaysWhyAndCanBeDeleted(t *testing.T) {
 	topic, other := c.topic(t, 2), c.topic(t, 1)
 	taken := "g_" + unique(t)
 	must(t, c.control.Apply(t.Context(), "apiVersion: v1\nkind: Secret\nmetadata: {name: half, namespace: "+namespace+"}\nstringData: {accessKey: someone}\n"))
-	older := unique(t) + "-older"
-	c.apply(t, consumer(older, taken, topic))
-	c.waitReady(t, "rmqc/"+older)
+	older, classic := unique(t)+"-older", unique(t)+"-classic"
+	c.apply(t, consumer(older, taken, topic), consumer(classic, "g_"+classic, topic, "driver: ClientGo", "drainTimeoutSeconds: 1"))
+	c.waitReady(t, "rmqc/"+older, "rmqc/"+classic)
+	// The operator takes other name servers for another RocketMQ, so that it does not see by itself that the group is taken.
+	elsewhere := fmt.Sprintf(`connection: {nameServers: [%q, "127.0.0.1:1"]}`, c.broker.NameServers()[0])
 
 	for _, refused := range []struct {
 		name, object, manifest, condition, reason, says string
@@ -37,6 +39,7 @@ func TestAnObjectThatCannotWorkSaysWhyAndCanBeDeleted(t *testing.T) {
 		{"the SQL filter does not parse", "rmqc/bad-sql", manifest("Consumer", "bad-sql", []string{"group: g_bad_sql", fmt.Sprintf(`subscriptions: [{topic: %s, filter: {sql: "a >"}}]`, topic)}), "Ready", "InvalidFilter", "filter"},
 		{"the SQL filter of the second topic cannot work", "rmqc/bad-sql-2", manifest("Consumer", "bad-sql-2", []string{"group: g_bad_sql_2", fmt.Sprintf(`subscriptions: [{topic: %s}, {topic: %s, filter: {sql: "NOT amount > 9"}}]`, topic, other)}), "Accepted", "InvalidFilter", "subscriptions[1].filter.sql"},
 		{"an older Consumer has the group", "rmqc/younger", consumer("younger", taken, topic), "Accepted", "GroupInUse", taken},
+		{"clients that do not pop are in the group", "rmqc/pops", consumer("pops", "g_"+classic, topic, "driver: Remoting", elsewhere), "Connected", "GroupHasClassicMembers", "do not pop"},
 	} {
 		t.Run(refused.name, func(t *testing.T) {
 			c.apply(t, refused.manifest)
@@ -50,7 +53,7 @@ func TestAnObjectThatCannotWorkSaysWhyAndCanBeDeleted(t *testing.T) {
 			}
 		})
 	}
-	c.delete(t, "rmqc/"+older)
+	c.delete(t, "rmqc/"+older, "rmqc/"+classic)
 }
 
 func TestBadInputIsRefusedClearlyAndLosesNothing(t *testing.T) {
