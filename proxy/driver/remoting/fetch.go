@@ -111,7 +111,7 @@ func (c *consumer) launch(polls []*poll) {
 func (c *consumer) command(m *poll) (*wire.Command, time.Duration) {
 	src := &c.sources[m.pair.source]
 	r := wire.PopRequest{
-		Group: c.group, Topic: src.topic, Queue: -1, Max: m.count, Invisible: m.lease, Filter: src.filter, Broker: m.pair.broker,
+		Group: c.group, Topic: src.topic, Queue: -1, Max: m.count, Invisible: m.lease, Filter: src.filter, Broker: m.pair.broker, Poll: m.wait,
 		// Also for groups that start at the latest message: their positions were written when they were opened, and a queue without one was added
 		// since, so that all it has is new to them.
 		Earliest: true,
@@ -124,7 +124,6 @@ func (c *consumer) command(m *poll) (*wire.Command, time.Duration) {
 	if r.Order && r.AttemptID == "" {
 		r.AttemptID = strconv.FormatUint(rand.Uint64(), 36)
 	}
-	r.Poll = m.wait
 	if m.kind == question {
 		return wire.NotificationCommand(r), m.wait + pollMargin
 	}

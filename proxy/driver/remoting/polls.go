@@ -229,7 +229,7 @@ func (b *budget) park(p *pair) {
 	}
 	if n := min(b.share, b.free, b.fits(p)); n > 0 && b.room > 0 {
 		p.parked = true
-		b.pop(p, long, n)
+		b.pop(p, long, n).wait = p.patience(b.now)
 	}
 }
 
@@ -258,11 +258,8 @@ func (b *budget) fits(p *pair) int {
 	return int(min(popMost, max(1, b.bytes/p.size)))
 }
 
-func (b *budget) pop(p *pair, kind pollKind, n int) {
+func (b *budget) pop(p *pair, kind pollKind, n int) *poll {
 	m := &poll{pair: p, address: p.address, kind: kind, count: n, bytes: min(int64(n)*p.size, popBytes), lease: b.lease}
-	if kind == long {
-		m.wait = p.patience(b.now)
-	}
 	if b.ordered {
 		if p.attempt == "" {
 			p.attempt = strconv.FormatUint(rand.Uint64(), 36)
@@ -277,6 +274,7 @@ func (b *budget) pop(p *pair, kind pollKind, n int) {
 	b.bytes -= m.bytes
 	b.room--
 	b.made = append(b.made, m)
+	return m
 }
 
 // wakeAt is when something is due that no answer tells; zero = nothing.
